@@ -1,0 +1,27 @@
+//! The event model, and the two traits that every connector is written against.
+//!
+//! ```text
+//! Source ── LogBatch, SourceCursor ──▶ log ── Batch, StoreCursor ──▶ Sink
+//! ```
+//!
+//! A cursor lives in the target, with the data it describes: recovery asks the target. Nothing
+//! here does I/O.
+
+pub mod avro;
+mod batch;
+mod cursor;
+mod error;
+mod event;
+mod position;
+mod sink;
+mod source;
+mod table;
+
+pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
+pub use cursor::{CURSOR_FORMAT, LastRecord, Phase, SourceCursor, Split, StoreCursor, UnitCursor};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Change, Event, LogBatch, Op, Transaction};
+pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
+pub use sink::Sink;
+pub use source::Source;
+pub use table::{Column, ColumnType, Table};
