@@ -7,21 +7,27 @@
 //! A cursor lives in the target, with the data it describes: recovery asks the target. Nothing
 //! here does I/O.
 
+mod assignment;
 pub mod avro;
 mod batch;
 mod cursor;
 mod error;
 mod event;
+mod finding;
 mod position;
+mod secret;
 mod sink;
 mod source;
 mod table;
 
+pub use assignment::Assignment;
 pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
 pub use cursor::{CURSOR_FORMAT, LastRecord, Phase, SourceCursor, Split, StoreCursor, UnitCursor};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Change, Event, LogBatch, Op, Transaction};
+pub use finding::{Finding, Level};
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
+pub use secret::Secret;
 pub use sink::Sink;
 pub use source::Source;
 pub use table::{Column, ColumnType, Table};
