@@ -15,6 +15,7 @@ mod error;
 mod event;
 mod finding;
 mod position;
+pub mod resume;
 mod secret;
 mod sink;
 mod source;
