@@ -14,6 +14,7 @@ mod cursor;
 mod error;
 mod event;
 mod finding;
+mod partition;
 mod position;
 pub mod resume;
 mod secret;
@@ -27,6 +28,7 @@ pub use cursor::{CURSOR_FORMAT, LastRecord, Phase, SourceCursor, Split, StoreCur
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Change, Event, LogBatch, Op, Transaction};
 pub use finding::{Finding, Level};
+pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
 pub use secret::Secret;
 pub use sink::Sink;
