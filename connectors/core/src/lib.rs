@@ -14,6 +14,8 @@ mod cursor;
 mod error;
 mod event;
 mod finding;
+#[cfg(feature = "testing")]
+pub mod memory;
 mod partition;
 mod position;
 pub mod resume;
@@ -26,7 +28,7 @@ pub use assignment::Assignment;
 pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
 pub use cursor::{CURSOR_FORMAT, LastRecord, Phase, SourceCursor, Split, StoreCursor, UnitCursor};
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Change, Event, LogBatch, Op, Transaction};
+pub use event::{Change, Event, LogBatch, Op, TRUNCATE_PARTS, Transaction};
 pub use finding::{Finding, Level};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
