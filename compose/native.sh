@@ -13,16 +13,16 @@ native_seconds_max=120 # a cold JVM on a machine that compiles something else at
 # A process is ours if pid, start time and boot are those recorded when it was started: a pid alone comes round again.
 identity_of() {
   local stat fields
-  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   read -ra fields <<<"${stat##*) }"
-  [ "${fields[0]}" != Z ] || return 1
+  [ "${fields[0]:-Z}" != Z ] || return 1
   echo "$1 ${fields[19]} $(</proc/sys/kernel/random/boot_id)"
 }
 
 # pid_of NAME: the main process of a service of ours that runs.
 pid_of() {
   local record
-  { record=$(<"$root/state/$1/pid"); } 2>/dev/null || return 1
+  { read -r record <"$root/state/$1/pid"; } 2>/dev/null || return 1
   [ "$(identity_of "${record%% *}")" = "$record" ] || return 1
   echo "${record%% *}"
 }
@@ -138,12 +138,14 @@ signal_native() {
 mode_up() {
   needs ss iproute2
   needs pgrep procps
-  local name pid pids=()
+  local name
+  local -A pid_for
   for name; do
     locked "$name" start_native "$name" &
-    pids+=($!)
+    pid_for[$name]=$!
   done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  # shellcheck disable=SC2034 # `up` reads `failed`
+  for name; do wait "${pid_for[$name]}" || { say "$name failed"; failed=1; }; done
 }
 
 mode_down() {
@@ -174,8 +176,8 @@ mode_status() {
 
 mode_env() {
   case $1 in
-    postgres) echo "export ANABRANCH_TEST_POSTGRES_CA=$root/state/postgres/ca.crt" ;;
-    kafka) echo "export ANABRANCH_TEST_KAFKA_TOOL=$root/state/kafka/tool" ;;
-    elasticsearch) echo "export ANABRANCH_TEST_ES_REPO=$root/state/elasticsearch/repo" ;;
+    postgres) export_line ANABRANCH_TEST_POSTGRES_CA "$root/state/postgres/ca.crt" ;;
+    kafka) export_line ANABRANCH_TEST_KAFKA_TOOL "$root/state/kafka/tool" ;;
+    elasticsearch) export_line ANABRANCH_TEST_ES_REPO "$root/state/elasticsearch/repo" ;;
   esac
 }

@@ -26,23 +26,27 @@ prepare() {
   cp "$recipe/postgresql.conf" "$data/anabranch.conf"
   cp "$data/ca.crt" "$state/ca.crt"
   chmod 644 "$state/ca.crt" "$data/anabranch.conf"
-  forget_dead_postmaster
+  end_orphans
 }
 
 make_cluster() {
   cd "$state" || exit
   rm -rf "$data" "$data.new"
+  echo secret >password
   "${unprivileged[@]}" "$(binaries)/initdb" -D "$data.new" -U postgres -E UTF8 --locale=C.UTF-8 -N \
-    --auth-local=trust --auth-host=scram-sha-256 --pwfile=<(echo secret) >"$state/initdb.log"
+    --auth-local=trust --auth-host=scram-sha-256 --pwfile=password >"$state/initdb.log"
   "${unprivileged[@]}" env PGDATA="$data.new" bash -s anabranch.conf <"$recipe/initialize.sh"
   mv "$data.new" "$data"
 }
 
-# After a crash the pid in postmaster.pid may belong to something else by now, and PostgreSQL would refuse to start.
-forget_dead_postmaster() {
+# The postmaster is dead here. Its children may still write, and the pid in its lock file may be a zombie's or another
+# process's by now: either would keep PostgreSQL from starting.
+end_orphans() {
   local pid
-  pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || return 0
-  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ] || rm -f "$data/postmaster.pid"
+  for pid in $(pgrep -x postgres); do
+    [ "$(readlink "/proc/$pid/cwd")" != "$data" ] || kill -KILL "$pid"
+  done
+  rm -f "$data/postmaster.pid"
 }
 
 command_line() {

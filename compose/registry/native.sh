@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Apicurio Registry from Maven, with Confluent's API; the schemas live in a file database (H2), so it needs no other service.
-default_port=28081 ports_wanted=1
+# The management port is the one after.
+default_port=28081 ports_wanted=2
 stop_signal=TERM
 
 install_software() {
@@ -30,7 +31,7 @@ prepare() { mkdir -p "$state/data"; }
 
 command_line() {
   command=("$(java_home 21)/bin/java" -Xmx256m -XX:+UseSerialGC
-    -Dquarkus.http.host=127.0.0.1 -Dquarkus.http.port="$port" -Dquarkus.http.access-log.enabled=false
+    -Dquarkus.http.host=127.0.0.1 -Dquarkus.http.port="$port" -Dquarkus.management.host=127.0.0.1 -Dquarkus.management.port=$((port + 1)) -Dquarkus.http.access-log.enabled=false
     -Dapicurio.storage.kind=sql -Dapicurio.storage.sql.kind=h2
     -Dapicurio.datasource.url="jdbc:h2:file:$state/data/registry"
     -jar "$software/app/quarkus-run.jar")
