@@ -8,4 +8,5 @@
     reason = "helpers of tests are tests, and clippy's in-tests options do not reach them"
 )]
 
+mod conformance;
 mod simulation;

@@ -40,11 +40,11 @@ fn history(rng: &Faults) -> Vec<MemoryTransaction> {
     (0..12 + rng.below(12)).map(transaction).collect()
 }
 
-fn model(history: &[MemoryTransaction]) -> BTreeMap<i64, i64> {
+fn model(history: &[MemoryTransaction]) -> BTreeMap<i64, Option<i64>> {
     let mut rows = BTreeMap::new();
     for change in history.iter().flat_map(|transaction| &transaction.changes) {
         match *change {
-            MemoryChange::Put(id, value) => drop(rows.insert(id, value)),
+            MemoryChange::Put(id, value) => drop(rows.insert(id, Some(value))),
             MemoryChange::Delete(id) => drop(rows.remove(&id)),
             MemoryChange::Truncate => rows.clear(),
         }

@@ -10,6 +10,8 @@
 mod assignment;
 pub mod avro;
 mod batch;
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod cursor;
 mod error;
 mod event;

@@ -46,7 +46,8 @@ struct State {
 struct Held {
     version: Version,
     partition: i32,
-    value: Option<i64>,
+    /// `None` is a tombstone.
+    value: Option<Option<i64>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -76,7 +77,7 @@ impl MemoryStore {
 
     /// Live rows: id and value.
     #[must_use]
-    pub fn rows(&self) -> BTreeMap<i64, i64> {
+    pub fn rows(&self) -> BTreeMap<i64, Option<i64>> {
         let state = lock(&self.state);
         state.rows.iter().filter_map(|(id, held)| Some((*id, held.value?))).collect()
     }
@@ -218,8 +219,8 @@ impl MemorySink {
         let values = batch.rows.column(1).as_primitive::<Int64Type>();
         let row = |place: usize| {
             let meta = batch.meta.get(place)?;
-            let value =
-                (meta.op == RowOp::Upsert && values.is_valid(place)).then(|| values.value(place));
+            let value = values.is_valid(place).then(|| values.value(place));
+            let value = (meta.op == RowOp::Upsert).then_some(value);
             let held = Held { version: meta.version, partition: meta.partition, value };
             Some((ids.value(place), held))
         };
