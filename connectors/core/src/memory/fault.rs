@@ -71,6 +71,13 @@ impl Faults {
         }
     }
 
+    /// Whether something that may be put off is put off now: half the time while there are faults.
+    #[must_use]
+    pub fn lags(&self) -> bool {
+        let mut state = lock(&self.0);
+        state.rate > 0.0 && state.rng.random_bool(0.5)
+    }
+
     /// A number below `bound`, from the same seed.
     #[must_use]
     pub fn below(&self, bound: usize) -> usize {

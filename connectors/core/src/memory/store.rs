@@ -258,7 +258,7 @@ impl MemorySink {
         };
         for (unit, cursor) in upto {
             // The cursor is written now and then; a reset at once.
-            if reset(unit, cursor) || self.faults.below(2) == 0 {
+            if reset(unit, cursor) || !self.faults.lags() {
                 for shard in 0..SHARDS {
                     let cursors = vec![(Some(shard), *unit, cursor.clone())];
                     self.call(Request { cursors, ..Request::default() }).await?;
