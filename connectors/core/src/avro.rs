@@ -12,6 +12,7 @@
 pub mod envelope;
 mod malformed;
 mod name;
+pub mod read;
 pub mod schema;
 pub mod write;
 
