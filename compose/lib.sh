@@ -5,22 +5,22 @@ say() { printf 'services: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 user_is_root() { [ "$(id -u)" = 0 ]; }
 
-# One waiting line per name: `locked NAME COMMAND...`. The descriptor is closed for what COMMAND leaves running (see `spawn`).
+# One waiting line per name: `locked NAME COMMAND...`. What COMMAND leaves running must close the descriptors, or keeps the lock.
 locked() {
   local name=$1 descriptor; shift
   mkdir -p "$root/locks"
   exec {descriptor}>"$root/locks/$name"
   flock -n "$descriptor" || { say "waiting for the lock $name"; flock "$descriptor"; }
-  lock_descriptors+=("$descriptor")
   "$@"
-  unset 'lock_descriptors[-1]'
   exec {descriptor}>&-
 }
-lock_descriptors=()
 
-close_locks() {
+close_descriptors() {
   local descriptor
-  for descriptor in ${lock_descriptors[@]+"${lock_descriptors[@]}"}; do exec {descriptor}>&-; done
+  for descriptor in "/proc/$BASHPID/fd"/*; do
+    descriptor=${descriptor##*/}
+    [ "$descriptor" -le 2 ] || exec {descriptor}>&-
+  done
 }
 
 # --- ports: the default where it is free, else the next free one; recorded, so that a restart has the same ---

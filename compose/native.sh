@@ -6,7 +6,6 @@
 #   prepare            idempotent, makes the data folder and the settings for $port
 #   command_line       sets the array `command`, which runs in the foreground
 #   answers            succeeds when clients are served
-#   settle             optional, idempotent: what is set through the service's own interface
 
 native_seconds_max=120 # a cold JVM on a machine that compiles something else at the same time
 
@@ -52,7 +51,6 @@ wait_gone() {
 }
 
 load_recipe() {
-  settle() { :; }
   recipe=$compose/$1 software=$root/software/$1 state=$root/state/$1
   mkdir -p "$software" "$state"
   # shellcheck source=/dev/null
@@ -62,11 +60,11 @@ load_recipe() {
 listens() { ss -ltnpH "sport = :$port" | grep -q "pid=$1,"; }
 serves() { listens "$1" && answers; }
 
-# Runs `command` in a session of its own, with no lock or output of ours, and records who it is.
+# Runs `command` in a session of its own, with none of our locks and pipes, and records who it is.
 spawn() {
   [ ! -e "$state/log" ] || mv "$state/log" "$state/log.1"
   (
-    close_locks
+    close_descriptors
     exec setsid "${command[@]}" >"$state/log" 2>&1 </dev/null
   ) &
   local pid=$!
@@ -101,7 +99,6 @@ start_native() {
     command_line
     spawn
     if wait_serving "$1"; then
-      settle
       say "$1 answers on port $port"
       return
     fi

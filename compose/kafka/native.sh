@@ -26,6 +26,7 @@ T
 }
 
 prepare() {
+  mkdir -p "$state/tmp"
   write_settings
   [ -s "$state/data/meta.properties" ] || "$state/tool" storage format --ignore-formatted \
     -t "$(head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | tr -d '=')" -c "$state/server.properties" >"$state/format.log"
@@ -42,7 +43,7 @@ P
 
 command_line() {
   export KAFKA_LOG_LEVEL=INFO
-  command=("$(java_home 17)/bin/java" -Xms512m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true
+  command=("$(java_home 17)/bin/java" -Xms512m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true -Djava.io.tmpdir="$state/tmp"
     -Dlog4j2.configurationFile="$software/log4j2.properties" -cp "$software/libs/*" kafka.Kafka "$state/server.properties")
 }
 

@@ -27,22 +27,19 @@ fetch_application() {
   rm -rf "$download"
 }
 
-prepare() { mkdir -p "$state/data"; }
+prepare() {
+  rm -rf "$state/tmp"
+  mkdir -p "$state"/{data,tmp}
+}
 
+# BACKWARD is what Confluent's registry starts with; Apicurio's own default is NONE.
 command_line() {
   command=("$(java_home 21)/bin/java" -Xmx256m -XX:+UseSerialGC
     -Dquarkus.http.host=127.0.0.1 -Dquarkus.http.port="$port" -Dquarkus.management.host=127.0.0.1 -Dquarkus.management.port=$((port + 1)) -Dquarkus.http.access-log.enabled=false
+    -Djava.io.tmpdir="$state/tmp" -Dapicurio.rules.global.compatibility=BACKWARD
     -Dapicurio.storage.kind=sql -Dapicurio.storage.sql.kind=h2
     -Dapicurio.datasource.url="jdbc:h2:file:$state/data/registry"
     -jar "$software/app/quarkus-run.jar")
 }
 
 answers() { curl -sf -o /dev/null "http://127.0.0.1:$port/apis/ccompat/v7/subjects"; }
-
-# As Confluent's registry starts; Apicurio's own default is NONE. Once, so that what a test sets later survives a restart.
-settle() {
-  [ ! -e "$state/settled" ] || return 0
-  curl -sf -o /dev/null -X PUT -H 'Content-Type: application/json' -d '{"compatibility":"BACKWARD"}' \
-    "http://127.0.0.1:$port/apis/ccompat/v7/config"
-  touch "$state/settled"
-}
