@@ -16,6 +16,7 @@ mod cursor;
 mod error;
 mod event;
 mod finding;
+pub mod key;
 #[cfg(feature = "testing")]
 pub mod memory;
 mod partition;
@@ -25,6 +26,7 @@ mod secret;
 mod sink;
 mod source;
 mod table;
+pub mod value;
 
 pub use assignment::Assignment;
 pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
