@@ -16,5 +16,8 @@ pub mod read;
 pub mod schema;
 pub mod write;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use malformed::Malformed;
 pub use name::escape;
