@@ -23,6 +23,36 @@ close_descriptors() {
   done
 }
 
+# --- processes ---
+
+# A process is ours if pid, start time and boot are those recorded when it was started: a pid alone comes round again.
+identity_of() {
+  local stat fields
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  read -ra fields <<<"${stat##*) }"
+  [ "${fields[0]:-Z}" != Z ] || return 1
+  echo "$1 ${fields[19]} $(</proc/sys/kernel/random/boot_id)"
+}
+
+# recorded_pid FILE: the process that FILE records, while it runs.
+recorded_pid() {
+  local record
+  { read -r record <"$1"; } 2>/dev/null || return 1
+  [ "$(identity_of "${record%% *}")" = "$record" ] || return 1
+  echo "${record%% *}"
+}
+
+# wait_gone SECONDS PID...
+wait_gone() {
+  local deadline=$((SECONDS + $1)) pid; shift
+  for pid; do
+    while identity_of "$pid" >/dev/null; do
+      [ $SECONDS -lt "$deadline" ] || return 1
+      sleep 0.05
+    done
+  done
+}
+
 # --- ports: the default where it is free, else the next free one; recorded, so that a restart has the same ---
 
 port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

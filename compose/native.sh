@@ -9,22 +9,8 @@
 
 native_seconds_max=120 # a cold JVM on a machine that compiles something else at the same time
 
-# A process is ours if pid, start time and boot are those recorded when it was started: a pid alone comes round again.
-identity_of() {
-  local stat fields
-  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
-  read -ra fields <<<"${stat##*) }"
-  [ "${fields[0]:-Z}" != Z ] || return 1
-  echo "$1 ${fields[19]} $(</proc/sys/kernel/random/boot_id)"
-}
-
 # pid_of NAME: the main process of a service of ours that runs.
-pid_of() {
-  local record
-  { read -r record <"$root/state/$1/pid"; } 2>/dev/null || return 1
-  [ "$(identity_of "${record%% *}")" = "$record" ] || return 1
-  echo "${record%% *}"
-}
+pid_of() { recorded_pid "$root/state/$1/pid"; }
 
 process_tree() {
   local child
@@ -37,17 +23,6 @@ signal_tree() {
   case $1 in STOP | KILL) kill -STOP "$2" 2>/dev/null || return 0 ;; esac
   local pid
   for pid in $(process_tree "$2"); do kill "-$1" "$pid" 2>/dev/null || true; done
-}
-
-# wait_gone SECONDS PID...
-wait_gone() {
-  local deadline=$((SECONDS + $1)) pid; shift
-  for pid; do
-    while identity_of "$pid" >/dev/null; do
-      [ $SECONDS -lt "$deadline" ] || return 1
-      sleep 0.05
-    done
-  done
 }
 
 load_recipe() {
@@ -145,20 +120,21 @@ mode_up() {
   for name; do wait "${pid_for[$name]}" || { say "$name failed"; failed=1; }; done
 }
 
+# mode_down keep|wipe: the data.
 mode_down() {
   local name pids=()
-  for name; do
+  for name in "${names[@]}"; do
     locked "$name" stop_native "$name" &
     pids+=($!)
   done
   wait "${pids[@]}"
+  [ "$1" = keep ] || rm -rf "$root/state"
 }
 
 mode_stop() { locked "$1" stop_native "$@"; }
 mode_start() { locked "$1" start_native "$1" same-port; }
 mode_pause() { signal_native "$1" STOP; }
 mode_unpause() { signal_native "$1" CONT; }
-mode_wipe() { rm -rf "$root/state"; }
 mode_runs() { pid_of "$1" >/dev/null; }
 
 # mode_status NAME: "STATE PID MEMORY" of a service.
