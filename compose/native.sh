@@ -35,11 +35,12 @@ load_recipe() {
 listens() { ss -ltnpH "sport = :$port" | grep -q "pid=$1,"; }
 serves() { listens "$1" && answers; }
 
-# Runs `command` in a session of its own, with none of our locks and pipes, and records who it is.
+# Runs `command` in its folder and a session of its own, with none of our locks and pipes, and records who it is.
 spawn() {
   [ ! -e "$state/log" ] || mv "$state/log" "$state/log.1"
   (
     close_descriptors
+    cd "$state"
     exec setsid "${command[@]}" >"$state/log" 2>&1 </dev/null
   ) &
   local pid=$!

@@ -30,7 +30,6 @@ Y
 }
 
 command_line() {
-  cd "$state" || exit
   export JAVA_HOME ES_JAVA_OPTS="-Xms1g -Xmx1g" ES_TMPDIR=$state/tmp
   JAVA_HOME=$(java_home 21 javac)
   command=("$recipe/run.sh" "$software" "$state/config")
