@@ -40,7 +40,7 @@ spawn() {
   [ ! -e "$state/log" ] || mv "$state/log" "$state/log.1"
   (
     close_descriptors
-    cd "$state"
+    cd "$state" || exit
     exec setsid "${command[@]}" >"$state/log" 2>&1 </dev/null
   ) &
   local pid=$!
