@@ -53,3 +53,49 @@ fn escape(out: &mut String, part: &str) {
         out.push(character);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, StringArray};
+
+    use super::*;
+    use crate::{Column, ColumnType};
+
+    fn rows(key: Vec<usize>) -> (Table, RecordBatch) {
+        let column = |name: &str, kind| Column {
+            attnum: 1,
+            name: name.to_owned(),
+            source_type: String::new(),
+            kind,
+        };
+        let columns = vec![column("id", ColumnType::Int64), column("code", ColumnType::Text)];
+        let (schema, name) = ("shop".to_owned(), "orders".to_owned());
+        let table = Table { oid: 1, version: 1, schema, name, columns, key };
+        let ids = Int64Array::from(vec![Some(7), None]);
+        let codes = StringArray::from(vec!["a:b\\c", "x"]);
+        let batch = RecordBatch::try_new(table.arrow(), vec![Arc::new(ids), Arc::new(codes)]);
+        (table, batch.unwrap())
+    }
+
+    #[test]
+    fn a_single_column_stands_as_it_is() {
+        let (table, rows) = rows(vec![1]);
+        assert_eq!(text(&rows, 0, &table).unwrap(), "a:b\\c");
+    }
+
+    #[test]
+    fn several_columns_are_escaped_and_joined_in_key_order() {
+        let (table, rows) = rows(vec![1, 0]);
+        assert_eq!(text(&rows, 0, &table).unwrap(), "a\\:b\\\\c:7");
+    }
+
+    #[test]
+    fn a_key_without_a_value_is_a_bug() {
+        let (table, rows) = rows(vec![0]);
+        for row in [1, 2] {
+            assert_eq!(text(&rows, row, &table).unwrap_err().kind(), ErrorKind::Bug);
+        }
+    }
+}

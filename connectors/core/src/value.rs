@@ -11,6 +11,9 @@ mod calendar;
 mod number;
 mod output;
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 
 use arrow_array::cast::AsArray;

@@ -110,7 +110,7 @@ pub(crate) fn cell(kind: &ColumnType) -> BoxedStrategy<Cell> {
             near.prop_map(Cell::Decimal).boxed()
         }
         ColumnType::Text => any::<String>().prop_map(Cell::Text).boxed(),
-        ColumnType::Json => "\\{\"a\":( |\n)*[0-9]{1,40}\\}".prop_map(Cell::Text).boxed(),
+        ColumnType::Json => "\\{\"a\":( |\n)*[1-9][0-9]{0,40}\\}".prop_map(Cell::Text).boxed(),
         ColumnType::Bytes => vec(any::<u8>(), 0..20).prop_map(Cell::Bytes).boxed(),
         ColumnType::Uuid => {
             any::<u128>().prop_map(|v| Cell::Text(uuid::Uuid::from_u128(v).to_string())).boxed()
