@@ -1,0 +1,11 @@
+//! The sink on real tables in temporary folders.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
+
+mod conformance;
