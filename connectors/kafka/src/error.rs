@@ -2,6 +2,7 @@
 
 use anabranch_core::{Error, ErrorKind};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
 
 use crate::context::Trouble;
 
@@ -93,9 +94,35 @@ pub(crate) fn is_partition_end(error: &KafkaError) -> bool {
     matches!(error, KafkaError::PartitionEOF(_)) || code(error) == Some(Code::PartitionEOF)
 }
 
+/// Whether a partition has no leader that is known, which passes.
+pub(crate) fn is_leaderless(error: &KafkaError) -> bool {
+    const PASSING: [Code; 4] = [
+        Code::NotLeaderForPartition,
+        Code::LeaderNotAvailable,
+        Code::UnknownTopicOrPartition,
+        Code::UnknownPartition,
+    ];
+    code(error).is_some_and(|code| PASSING.contains(&code))
+}
+
 /// Whether the queue of the producer is full: wait, then go on.
 pub(crate) fn is_queue_full(error: &KafkaError) -> bool {
     code(error) == Some(Code::QueueFull)
+}
+
+/// How many partitions `metadata` says that `topic` has; `None` if there is no such topic.
+pub(crate) fn topic_partitions(
+    metadata: &Metadata,
+    topic: &str,
+) -> Result<Option<i32>, KafkaError> {
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return Ok(None);
+    };
+    match found.error().map(Code::from) {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId) => Ok(None),
+        Some(code) => Err(KafkaError::MetadataFetch(code)),
+        None => Ok(Some(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX))),
+    }
 }
 
 /// What `error` asks of whoever handles it.
@@ -112,7 +139,7 @@ pub(crate) fn kind(error: &KafkaError) -> ErrorKind {
 }
 
 fn code(error: &KafkaError) -> Option<Code> {
-    error.rdkafka_error_code()
+    if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() }
 }
 
 fn help(error: &KafkaError) -> &'static str {

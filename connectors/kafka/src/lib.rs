@@ -14,13 +14,36 @@ mod config;
 mod context;
 mod error;
 mod names;
+mod producer;
+mod progress;
+mod reader;
 mod registry;
+mod routes;
+mod schemas;
+mod sink;
+mod topics;
 
 pub use config::{KafkaConfig, RECORD_BYTES_MAX, RegistryConfig};
 pub use names::Names;
 pub use registry::Registry;
+pub use schemas::{SCHEMA_FORMAT, SchemaRecord, Tables};
+pub use sink::LogSink;
 
+use anabranch_core::Result;
 use sha2::{Digest as _, Sha256};
+
+/// The header that control records have; its value says what the record is.
+const CONTROL_HEADER: &str = "anabranch";
+
+/// Runs a call of librdkafka that waits for a broker.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(answer) => answer,
+        Err(panicked) => Err(error::bug("call librdkafka", panicked.to_string())),
+    }
+}
 
 /// The first 16 hex digits of the SHA-256 of `bytes`: names a key without showing it.
 fn hash(bytes: &[u8]) -> String {

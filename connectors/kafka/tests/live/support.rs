@@ -1,0 +1,258 @@
+//! A prefix of its own for each test, and a small stand-in for the PostgreSQL side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::avro::write;
+use anabranch_core::{
+    CURSOR_FORMAT, Change, Column, ColumnType, Epoch, Event, LogBatch, Lsn, Op, Phase, Position,
+    SourceCursor, Table, Transaction,
+};
+use anabranch_kafka::{KafkaConfig, Names, RegistryConfig};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use uuid::Uuid;
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A log of its own, deleted at the end.
+pub(crate) struct Log {
+    pub(crate) kafka: KafkaConfig,
+    pub(crate) registry: RegistryConfig,
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run `eval \"$(compose/services up)\"` in the checkout first")
+    })
+}
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        let mut kafka = KafkaConfig::new(variable("ANABRANCH_TEST_KAFKA"));
+        kafka.prefix = format!("test-{}", Uuid::new_v4().simple());
+        kafka.partitions = 4;
+        let url = variable("ANABRANCH_TEST_REGISTRY_URL");
+        let registry = RegistryConfig { url, username: None, password: None };
+        Self { kafka, registry }
+    }
+
+    pub(crate) fn names(&self) -> Names {
+        Names::new(&self.kafka)
+    }
+
+    pub(crate) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.kafka.brokers);
+        config
+    }
+
+    pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().unwrap()
+    }
+
+    /// Every committed record of a topic, as any consumer sees them: by partition and offset.
+    pub(crate) fn read(&self, topic: &str) -> Vec<Seen> {
+        let mut config = self.client();
+        config
+            .set("group.id", format!("{}.oracle", self.kafka.prefix))
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let count = metadata.topics()[0].partitions().len() as i32;
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..count {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        }
+        consumer.assign(&assignment).unwrap();
+        let (mut seen, mut ended) = (Vec::new(), 0);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while ended < count {
+            assert!(std::time::Instant::now() < deadline, "{topic} does not end");
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(record)) => seen.push(Seen {
+                    partition: record.partition(),
+                    offset: record.offset(),
+                    key: record.key().map(<[u8]>::to_vec),
+                    value: record.payload().unwrap_or_default().to_vec(),
+                    control: record.headers().map(|headers| {
+                        String::from_utf8(headers.get(0).value.unwrap_or_default().to_vec())
+                            .unwrap()
+                    }),
+                }),
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(error)) => panic!("{topic}: {error}"),
+                None => {}
+            }
+        }
+        seen.sort_by_key(|seen| (seen.partition, seen.offset));
+        seen
+    }
+}
+
+/// A record as any consumer sees it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) control: Option<String>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let admin = self.admin();
+        let metadata = admin.inner().fetch_metadata(None, PATIENCE).unwrap();
+        let prefix = format!("{}.", self.kafka.prefix);
+        let topics: Vec<&str> = metadata
+            .topics()
+            .iter()
+            .map(rdkafka::metadata::MetadataTopic::name)
+            .filter(|name| name.starts_with(&prefix))
+            .collect();
+        if !topics.is_empty() {
+            let options = AdminOptions::new();
+            let deleted = admin.delete_topics(&topics, &options);
+            // A drop may be inside of a runtime, which must not be blocked on itself.
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    runtime.block_on(deleted).unwrap();
+                });
+            });
+        }
+    }
+}
+
+/// `public.<name> (id int4 primary key, note text)`.
+pub(crate) fn table(name: &str) -> Arc<Table> {
+    let column = |attnum: i16, name: &str, kind| Column {
+        attnum,
+        name: name.to_owned(),
+        source_type: String::new(),
+        kind,
+    };
+    let columns = vec![column(1, "id", ColumnType::Int32), column(2, "note", ColumnType::Text)];
+    let (schema, name) = ("public".to_owned(), name.to_owned());
+    Arc::new(Table { oid: 16_384, version: 1, schema, name, columns, key: vec![0] })
+}
+
+/// The same table with a column more.
+pub(crate) fn wider(table: &Table) -> Arc<Table> {
+    let mut table = table.clone();
+    table.version += 1;
+    table.columns.push(Column {
+        attnum: 3,
+        name: "extra".to_owned(),
+        source_type: String::new(),
+        kind: ColumnType::Int64,
+    });
+    Arc::new(table)
+}
+
+/// Makes the changes of one source, transaction after transaction.
+pub(crate) struct Fake {
+    pub(crate) table: Arc<Table>,
+    pub(crate) log: Uuid,
+    lsn: u64,
+}
+
+impl Fake {
+    pub(crate) fn new(table: Arc<Table>) -> Self {
+        Self { table, log: Uuid::new_v4(), lsn: 0x0100_0000 }
+    }
+
+    /// The position record before the first change.
+    pub(crate) fn start(&self) -> (LogBatch, SourceCursor) {
+        (LogBatch { tables: vec![Arc::clone(&self.table)], events: Vec::new() }, self.cursor())
+    }
+
+    /// Where the source is now.
+    pub(crate) fn cursor(&self) -> SourceCursor {
+        SourceCursor {
+            format: CURSOR_FORMAT,
+            log: self.log,
+            slot: "anabranch".to_owned(),
+            epoch: Epoch(1),
+            system_id: 7,
+            timeline: 1,
+            phase: Phase::Streaming,
+            confirm: Lsn(self.lsn),
+            seen: Lsn(0),
+            split: None,
+        }
+    }
+
+    /// One transaction: `Some(note)` upserts the id, `None` deletes it.
+    pub(crate) fn transaction(&mut self, rows: &[(i32, Option<&str>)]) -> (LogBatch, SourceCursor) {
+        self.lsn += 0x100;
+        let commit = Lsn(self.lsn);
+        self.lsn += 0x40;
+        let events = rows.iter().enumerate().map(|(place, (id, note))| {
+            let op = if note.is_some() { Op::Create } else { Op::Delete };
+            self.event(commit, place as u64 + 1, 0, self.change(op, *id, *note))
+        });
+        (LogBatch { tables: Vec::new(), events: events.collect() }, self.cursor())
+    }
+
+    /// One transaction of INSERT, TRUNCATE, INSERT.
+    pub(crate) fn truncate(&mut self, before: &[i32], after: &[i32]) -> (LogBatch, SourceCursor) {
+        self.lsn += 0x100;
+        let commit = Lsn(self.lsn);
+        self.lsn += 0x40;
+        let mut changes: Vec<(u8, Change)> = Vec::new();
+        changes.extend(before.iter().map(|id| (0, self.change(Op::Create, *id, Some("before")))));
+        changes.push((anabranch_core::TRUNCATE_PARTS, Change::Truncate));
+        changes.extend(after.iter().map(|id| {
+            (anabranch_core::TRUNCATE_PARTS, self.change(Op::Create, *id, Some("after")))
+        }));
+        let events = changes
+            .into_iter()
+            .enumerate()
+            .map(|(place, (part, change))| self.event(commit, place as u64 + 1, part, change));
+        (LogBatch { tables: Vec::new(), events: events.collect() }, self.cursor())
+    }
+
+    fn event(&self, commit_lsn: Lsn, ordinal: u64, part: u8, change: Change) -> Event {
+        let transaction = Transaction { xid: 5, commit_lsn, commit_us: 1_700_000_000_000_000 };
+        Event {
+            table: Arc::clone(&self.table),
+            position: Position { epoch: Epoch(1), commit_lsn, ordinal },
+            part,
+            transaction: Arc::new(transaction),
+            change,
+        }
+    }
+
+    fn change(&self, op: Op, id: i32, note: Option<&str>) -> Change {
+        let mut key = Vec::new();
+        write::int(&mut key, id);
+        let image = |note: Option<&str>| {
+            let mut row = key.clone();
+            match note {
+                Some(note) => {
+                    write::value_branch(&mut row);
+                    write::string(&mut row, note);
+                }
+                None => write::null_branch(&mut row),
+            }
+            for _ in 2..self.table.columns.len() {
+                write::null_branch(&mut row);
+            }
+            row.into()
+        };
+        let (before, after) = match op {
+            Op::Delete => (Some(image(None)), None),
+            Op::Create | Op::Update | Op::Read => (None, Some(image(note))),
+        };
+        Change::Row { op, key: key.clone().into(), before, after, unchanged: Vec::new() }
+    }
+}
