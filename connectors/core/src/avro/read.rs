@@ -63,6 +63,9 @@ pub struct Header {
     pub version: Version,
     /// When the source committed it, microseconds since 1970 UTC.
     pub commit_us: i64,
+    /// Whether a snapshot read it. Rows of one snapshot share a version, and each of their keys
+    /// is there once.
+    pub snapshot: bool,
     /// What it says.
     pub kind: Kind,
 }

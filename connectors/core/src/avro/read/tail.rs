@@ -59,7 +59,7 @@ impl<'a> Tail<'a> {
         let (position, part) = self.position().ok_or(Malformed::Position)?;
         let version = Version::new(position.epoch, position.commit_lsn, part);
         let commit_us = self.ts_us.unwrap_or_else(|| self.ts_ms.saturating_mul(1000));
-        Ok(Header { position, part, version, commit_us, kind })
+        Ok(Header { position, part, version, commit_us, snapshot: is(Op::Read), kind })
     }
 
     fn position(&self) -> Option<(Position, u8)> {
