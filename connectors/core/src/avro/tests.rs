@@ -50,6 +50,7 @@ fn header_of(event: &Event) -> Header {
         part: event.part,
         version: random::version(event),
         commit_us: event.transaction.commit_us,
+        snapshot: matches!(event.change, Change::Row { op: Op::Read, .. }),
         kind: kind_of(event),
     }
 }
@@ -262,21 +263,20 @@ fn comparable_schema(table: &Table) -> Schema {
     Schema::parse_str(&schema.replace(r#","logicalType":"decimal""#, "")).unwrap()
 }
 
-/// Parsing of bytes is exactly as strict as the wire format: what others may write is read.
-#[test]
-fn arrays_may_come_in_sized_blocks() {
-    let column = |name: &str, kind| Column {
-        attnum: 1,
-        name: name.to_owned(),
-        source_type: String::new(),
-        kind,
-    };
-    let tags = ColumnType::Array(Box::new(ColumnType::Text));
-    let columns = vec![column("id", ColumnType::Int32), column("tags", tags)];
+fn column(name: &str, kind: ColumnType) -> Column {
+    Column { attnum: 1, name: name.to_owned(), source_type: String::new(), kind }
+}
+
+/// A table with the key `id` and one more column, `value`.
+fn two_columns(value: ColumnType) -> Arc<Table> {
+    let columns = vec![column("id", ColumnType::Int32), column("value", value)];
     let (schema, name) = ("shop".to_owned(), "orders".to_owned());
-    let table = Arc::new(Table { oid: 1, version: 1, schema, name, columns, key: vec![0] });
-    let event = |after: &[u8]| Event {
-        table: Arc::clone(&table),
+    Arc::new(Table { oid: 1, version: 1, schema, name, columns, key: vec![0] })
+}
+
+fn upsert(table: &Arc<Table>, after: &[u8]) -> Event {
+    Event {
+        table: Arc::clone(table),
         position: crate::Position::default(),
         part: 0,
         transaction: Arc::default(),
@@ -287,15 +287,46 @@ fn arrays_may_come_in_sized_blocks() {
             after: Some(after.to_owned().into()),
             unchanged: Vec::new(),
         },
-    };
+    }
+}
+
+/// What others may write is read.
+#[test]
+fn arrays_may_come_in_sized_blocks() {
+    let table = two_columns(ColumnType::Array(Box::new(ColumnType::Text)));
     let mut decoder = Decoder::new(Arc::clone(&table));
     // id 1; an array: a block of one element, "a"; one of two elements in 4 bytes, "b" and null.
     let row = [2, 2, 2, 2, 2, b'a', 3, 8, 2, 2, b'b', 0, 0];
-    decoder.push(&[2], &encode(&event(&row)), 0).unwrap();
+    decoder.push(&[2], &encode(&upsert(&table, &row)), 0).unwrap();
     let (batch, _) = decoder.finish().unwrap();
     let text = |text: &str| random::Cell::Text(text.to_owned());
     let tags = random::Cell::List(vec![text("a"), text("b"), random::Cell::Null]);
     assert_eq!(random::arrow_row(&table, &batch, 0), [random::Cell::Int(1), tags]);
+}
+
+#[test]
+fn what_no_table_of_ours_says_is_rejected() {
+    let report = |table: &Arc<Table>, key: &[u8], value: &[u8]| {
+        let mut decoder = Decoder::new(Arc::clone(table));
+        let error = decoder.push(key, value, 0).unwrap_err();
+        assert_eq!((error.kind(), decoder.len()), (ErrorKind::Rejected, 0));
+        error.report()
+    };
+    let decimals = two_columns(ColumnType::Decimal { precision: 2, scale: 1 });
+    let value = |row: &[u8]| encode(&upsert(&decimals, row));
+    assert!(Decoder::new(Arc::clone(&decimals)).push(&[2], &value(&[2, 2, 2, 99]), 0).is_ok());
+    assert!(report(&decimals, &[2], &value(&[2, 2, 2, 100])).contains("more digits"));
+    assert!(report(&decimals, &[2, 2], &value(&[2, 0])).contains("follow"), "a longer key");
+    let texts = two_columns(ColumnType::Text);
+    assert!(report(&texts, &[2], &encode(&upsert(&texts, &[2, 2, 2, 0xFF]))).contains("UTF-8"));
+    let mut beyond = upsert(&texts, &[2, 0]);
+    beyond.position.commit_lsn = crate::Lsn::VERSION_LIMIT;
+    assert!(report(&texts, &[2], &encode(&beyond)).contains("position"));
+    let unknown = encode(&upsert(&texts, &[2, 0])).into_iter().map(|byte| match byte {
+        b'c' => b'm',
+        byte => byte,
+    });
+    assert!(report(&texts, &[2], &unknown.collect::<Vec<_>>()).contains("op is unknown"));
 }
 
 #[test]

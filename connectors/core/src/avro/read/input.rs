@@ -2,6 +2,9 @@
 
 use crate::avro::Malformed;
 
+/// The bytes of a 64-bit varint, seven bits each.
+const LONG_BYTES_MAX: usize = 10;
+
 /// What is left of a payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
@@ -26,19 +29,33 @@ impl<'a> Input<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn long(&mut self) -> Result<i64, Malformed> {
-        let mut zigzag = 0_u64;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = self.byte()?;
-            zigzag |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                // The tenth byte has room for one bit.
-                let fits = shift < 63 || byte <= 1;
-                let value = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
-                return if fits { Ok(value) } else { Err(Malformed::Number) };
+        // Lengths, branches and most numbers take one byte.
+        match self.rest.split_first() {
+            Some((first, rest)) if *first < 0x80 => {
+                self.rest = rest;
+                Ok(unzigzag(u64::from(*first)))
             }
+            _ => self.wide_long(),
         }
-        Err(Malformed::Number)
+    }
+
+    fn wide_long(&mut self) -> Result<i64, Malformed> {
+        let mut zigzag = 0_u64;
+        let mut shift = 0;
+        for (place, byte) in self.rest.iter().take(LONG_BYTES_MAX).enumerate() {
+            zigzag |= u64::from(byte & 0x7F) << shift;
+            if *byte < 0x80 {
+                // The last byte has room for one bit.
+                let fits = place + 1 < LONG_BYTES_MAX || *byte <= 1;
+                self.skip(place + 1)?;
+                return if fits { Ok(unzigzag(zigzag)) } else { Err(Malformed::Number) };
+            }
+            shift += 7;
+        }
+        let is_cut = self.rest.len() < LONG_BYTES_MAX;
+        Err(if is_cut { Malformed::Truncated } else { Malformed::Number })
     }
 
     /// An `int`, or any narrower integer.
@@ -116,5 +133,49 @@ impl<'a> Input<'a> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(Malformed::Truncated)?;
         self.rest = rest;
         Ok(taken)
+    }
+}
+
+fn unzigzag(zigzag: u64) -> i64 {
+    (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_end_after_64_bits() {
+        let nines = [0xFF; 9];
+        let long = |last: &[u8]| {
+            let payload = [nines.as_slice(), last].concat();
+            let mut input = Input::new(&payload);
+            input.long().and_then(|value| input.end().map(|()| value))
+        };
+        assert_eq!(long(&[1]), Ok(i64::MIN));
+        assert_eq!(long(&[2]), Err(Malformed::Number));
+        assert_eq!(long(&[0xFF, 0]), Err(Malformed::Number));
+        assert_eq!(long(&[]), Err(Malformed::Truncated));
+        assert_eq!(Input::new(&[0x80, 0]).long(), Ok(0), "a longer form than needed");
+    }
+
+    #[test]
+    fn lengths_are_not_trusted() {
+        let bytes = |payload: &[u8]| Input::new(payload).bytes().map(<[u8]>::to_vec);
+        assert_eq!(bytes(&[4, 7, 8]), Ok(vec![7, 8]));
+        assert_eq!(bytes(&[6, 7, 8]), Err(Malformed::Truncated));
+        assert_eq!(bytes(&[1]), Err(Malformed::Length));
+        assert_eq!(bytes(&[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1]), {
+            Err(Malformed::Truncated)
+        });
+    }
+
+    #[test]
+    fn decimals_are_sign_extended() {
+        let decimal = |payload: &[u8]| Input::new(payload).decimal();
+        assert_eq!(decimal(&[0]), Ok(0));
+        assert_eq!(decimal(&[2, 0x80]), Ok(-128));
+        assert_eq!(decimal(&[4, 0, 0x80]), Ok(128));
+        assert_eq!(decimal(&[&[34][..], &[0; 17]].concat()), Err(Malformed::Decimal));
     }
 }
