@@ -341,3 +341,6 @@ impl Refusal {
         kind_of_answer(self.status, &self.kind) == ErrorKind::Rejected
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::bulk::{Chunk, ChunkWriter, PLACES_FILTER, verdict};
 use crate::client::{Client, Request};
-use crate::error::{Failure, kind_of_answer, without_values};
+use crate::error::{Failure, without_values};
 use crate::names::{Names, cursor_id};
 use crate::write::{Backoff, Writer, refused};
 
@@ -193,13 +193,12 @@ impl Cursors {
 
 impl FoundDocument {
     fn stands(&self) -> Result<Option<(u64, u64)>, Failure> {
-        let text = |name: &str| self.error.get(name).and_then(Value::as_str).unwrap_or_default();
         if !self.error.is_null() {
-            let kind = text("type").to_owned();
-            let reason = without_values(text("reason"));
-            let transient = kind_of_answer(503, &kind) == anabranch_core::ErrorKind::Transient;
-            let status = if transient { 503 } else { 400 };
-            return Err(Failure::Answer { status, kind, reason });
+            let text =
+                |name: &str| self.error.get(name).and_then(Value::as_str).unwrap_or_default();
+            let (kind, reason) = (text("type").to_owned(), without_values(text("reason")));
+            // The shard cannot be read now: closed, or not yet started.
+            return Err(Failure::Answer { status: 503, kind, reason });
         }
         Ok(if self.found { self.seq_no.zip(self.term) } else { None })
     }

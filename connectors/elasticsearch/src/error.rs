@@ -68,6 +68,8 @@ impl Failure {
     pub(crate) fn during_setup(self, sink: &str, action: impl Into<String>) -> Error {
         let kind = match self.kind() {
             ErrorKind::Rejected => ErrorKind::Config,
+            // Whatever is at that address, it is not Elasticsearch.
+            ErrorKind::Transient if matches!(self, Self::Reply(_)) => ErrorKind::Config,
             kind
             @ (ErrorKind::Transient | ErrorKind::Config | ErrorKind::Lost | ErrorKind::Bug) => kind,
         };
@@ -93,13 +95,14 @@ impl Failure {
         match self {
             Self::Transport(error) if is_bad_certificate(error) => ErrorKind::Config,
             Self::Transport(_)
+            | Self::Reply(_)
             | Self::Deadline(_)
             | Self::Shards(_)
             | Self::Moved
             | Self::Endless(_) => ErrorKind::Transient,
             Self::Answer { status, kind, .. } => kind_of_answer(*status, kind),
             Self::Refused { .. } => ErrorKind::Rejected,
-            Self::Reply(_) | Self::Cursor(_) => ErrorKind::Config,
+            Self::Cursor(_) => ErrorKind::Config,
         }
     }
 

@@ -182,6 +182,12 @@ impl Index<'_> {
             let help = format!("delete it to have it filled anew: DELETE /{index}");
             return refuse(ErrorKind::Lost, seen, help);
         }
+        if let Some(field) = mapping::misnamed(&described.mappings, self.config) {
+            let seen = format!("it has no field {field} of ours");
+            let help = "version_field, partition_field and cursor_field must stay what they were \
+                        when the index was made";
+            return refuse(ErrorKind::Config, seen, help.to_owned());
+        }
         match described.weakness() {
             Some((seen, help)) => refuse(ErrorKind::Config, seen, help.replace("INDEX", index)),
             None => Ok(()),

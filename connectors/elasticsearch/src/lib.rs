@@ -26,5 +26,6 @@ mod write;
 
 pub use check::check;
 pub use config::ElasticsearchConfig;
+pub use names::{alias_of, document_id};
 pub use reader::{Document, read_all};
 pub use sink::ElasticsearchSink;

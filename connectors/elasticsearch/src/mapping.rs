@@ -74,6 +74,18 @@ pub(crate) fn filter(config: &ElasticsearchConfig) -> Value {
     json!({"bool": {"must_not": {"exists": {"field": config.cursor_field}}}})
 }
 
+/// The first of the sink's own fields that `mappings` does not have as it should: the settings that
+/// name them were changed since the index was made.
+pub(crate) fn misnamed<'a>(mappings: &Value, config: &'a ElasticsearchConfig) -> Option<&'a str> {
+    let own = [
+        (config.version_field.as_str(), "long"),
+        (config.partition_field.as_str(), "integer"),
+        (config.cursor_field.as_str(), "keyword"),
+    ];
+    let is = |name: &str, kind: &str| present(mappings, name).is_some_and(|f| type_name(f) == kind);
+    own.into_iter().find(|(name, kind)| !is(name, kind)).map(|(name, _)| name)
+}
+
 fn own_fields(config: &ElasticsearchConfig) -> Map<String, Value> {
     let mut fields = Map::new();
     fields.insert(config.version_field.clone(), json!({"type": "long"}));

@@ -13,6 +13,14 @@ use std::fmt::Write as _;
 use anabranch_core::Table;
 use sha2::{Digest as _, Sha256};
 
+use crate::ElasticsearchConfig;
+
+/// The alias under which the rows of `table` are searched.
+#[must_use]
+pub fn alias_of(config: &ElasticsearchConfig, table: &Table) -> String {
+    format!("{}{}", config.index_prefix, base(&table.schema, &table.name))
+}
+
 /// The names that belong to one table and generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -25,8 +33,8 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(crate) fn new(prefix: &str, table: &Table, generation: u32) -> Self {
-        let alias = format!("{prefix}{}", base(&table.schema, &table.name));
+    pub(crate) fn new(config: &ElasticsearchConfig, table: &Table, generation: u32) -> Self {
+        let alias = alias_of(config, table);
         let index = format!("{alias}-{generation}");
         Self { write: format!("{index}.write"), alias, index }
     }
@@ -68,7 +76,8 @@ const CURSOR: &str = "anabranch:cursor:";
 
 /// The `_id` of the row with this key: the text itself, or its hash where the text is empty, too
 /// long, or could be taken for a hash or for a cursor.
-pub(crate) fn document_id(key: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn document_id(key: &str) -> Cow<'_, str> {
     let plain = (1..=ID_BYTES_MAX).contains(&key.len());
     if plain && !key.starts_with(HASHED) && !key.starts_with(CURSOR) {
         return Cow::Borrowed(key);

@@ -16,7 +16,9 @@
 //!   never comes twice with one version, since batches end where a version ends: an equal version
 //!   is the same change, an older one is refused, by the document or by its tombstone.
 //! * Tombstones are forgotten after `index.gc_deletes`. No request is sent after the deadline of
-//!   its batch, which is at most a twelfth of that; so none arrives after its tombstone is gone.
+//!   its batch, which is at most a twelfth of that, and the server is told not to wait for a shard
+//!   any longer; so none arrives after its tombstone is gone. (A node that restarts forgets them
+//!   too, but with them the requests it was working on.)
 //! * A delete-below removes only what lies below it ([`crate::delete_below`]).
 //! * A cursor is replaced only by the worker that read or wrote it last ([`crate::cursor`]).
 //!
@@ -65,7 +67,7 @@ impl ElasticsearchSink {
     /// [`ErrorKind::Config`] names the setting that is wrong.
     pub fn open(config: &ElasticsearchConfig, assignment: Assignment) -> Result<Self> {
         let client = Client::new(config, &assignment.sink)?;
-        let names = Names::new(&config.index_prefix, &assignment.table, assignment.generation);
+        let names = Names::new(config, &assignment.table, assignment.generation);
         Ok(Self { client, config: config.clone(), assignment, names, mapped: None, cursors: None })
     }
 

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use elasticsearch::http::Method;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::bulk::{Chunk, ROWS_FILTER, Refusal, verdict};
@@ -22,6 +23,9 @@ use crate::error::Failure;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait: a queue of the server that has room again is noticed within this time.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Smaller bodies are read by every server.
+const SUSPECT_BYTES: usize = 1 << 20;
 
 /// Writes through one alias until one deadline.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +55,14 @@ impl Writer<'_> {
                     waiting.push(chunk);
                     backoff.pause(self.deadline, &failure.to_string()).await?;
                 }
-                Err(failure) if failure.is_too_large() => {
+                Err(failure) => {
+                    let failure = self.explain(failure, &chunk).await;
+                    if !failure.is_too_large() {
+                        return Err(failure);
+                    }
                     let (first, second) = halves(&chunk, failure)?;
                     waiting.extend([second, first]);
                 }
-                Err(failure) => return Err(failure),
             }
         }
         Ok(())
@@ -74,6 +81,22 @@ impl Writer<'_> {
         Ok(rest.map(|rest| (rest, format!("busy, {busy} of {} items rejected", chunk.len()))))
     }
 
+    /// A server that refuses a body for its size may close the connection before it has read the
+    /// body, and then nobody reads its answer (413): whether it was that, its settings say.
+    async fn explain(&self, failure: Failure, chunk: &Chunk) -> Failure {
+        if !matches!(failure, Failure::Transport(_)) || chunk.body().len() < SUSPECT_BYTES {
+            return failure;
+        }
+        match body_limit(self.client, self.deadline).await {
+            Some(limit) if chunk.body().len() > limit => Failure::Answer {
+                status: 413,
+                kind: String::new(),
+                reason: format!("http.max_content_length is {limit}"),
+            },
+            Some(_) | None => failure,
+        }
+    }
+
     /// One request, one reply.
     pub(crate) async fn bulk(&self, chunk: &Chunk, filter: &str) -> Result<bytes::Bytes, Failure> {
         let path = format!("{}/_bulk", self.alias);
@@ -86,6 +109,14 @@ impl Writer<'_> {
             .lines(chunk.body());
         self.client.call(request, self.deadline).await
     }
+}
+
+/// The largest body that every node reads; `None` if that cannot be found out.
+async fn body_limit(client: &Client, deadline: Instant) -> Option<usize> {
+    let answer: Value = client.ask(Request::get("_nodes/http"), deadline).await.ok()?;
+    let nodes = answer.get("nodes")?.as_object()?.values();
+    let limit = |node: &Value| node.pointer("/http/max_content_length_in_bytes")?.as_u64();
+    nodes.filter_map(limit).min()?.try_into().ok()
 }
 
 /// The waits between attempts.
@@ -127,6 +158,6 @@ fn halves(chunk: &Chunk, failure: Failure) -> Result<(Chunk, Chunk), Failure> {
     if chunk.len() > 1 {
         return Ok(chunk.halves());
     }
-    let reason = format!("{} bytes, and {failure}", chunk.body().len());
+    let reason = format!("it takes {} bytes; {failure}", chunk.body().len());
     Err(Failure::Refused { id: chunk.id(0), status: 413, kind: "too large".to_owned(), reason })
 }

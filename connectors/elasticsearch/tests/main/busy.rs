@@ -19,7 +19,13 @@ fn healthy(asked: &Asked) -> (u16, String) {
         "aliases": {"t": {"filter": {}}, "t-1.write": {}},
         "mappings": {
             "_meta": {"anabranch": {"format": 1, "log": LOG, "sink": "search"}},
-            "properties": {"id": {"type": "long"}, "value": {"type": "long"}},
+            "properties": {
+                "_v": {"type": "long"},
+                "_p": {"type": "integer"},
+                "_cursor": {"type": "keyword"},
+                "id": {"type": "long"},
+                "value": {"type": "long"},
+            },
         },
         "settings": {"index.number_of_shards": "1", "index.gc_deletes": "1h"},
     }});

@@ -119,6 +119,7 @@ async fn every_type_is_kept_exactly_and_never_refused() {
     let server = Server::new();
     let batch = everything();
     let mut sink = server.open_for(&batch.table, &[0]);
+    assert_eq!(sink.alias(), anabranch_elasticsearch::alias_of(&server.config, &batch.table));
     sink.cursor().await.unwrap();
     sink.apply(&batch, &crate::server::cursor_at(&[(0, 3)])).await.unwrap();
     let rows =
@@ -194,7 +195,7 @@ async fn a_row_that_the_server_refuses_is_named() {
     let report = error.report();
     let index = server.name("things-1");
     assert!(report.contains("\"twice\"") && report.contains(&index), "{report}");
-    assert!(report.contains("Duplicate field") && !report.contains("secret"), "{report}");
+    assert!(report.contains("Duplicate") && !report.contains("secret"), "{report}");
     assert_eq!(sink.cursor().await.unwrap(), None, "the cursor has not moved");
 }
 

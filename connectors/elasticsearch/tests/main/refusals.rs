@@ -85,6 +85,16 @@ async fn a_column_with_the_name_of_our_field_is_refused() {
 }
 
 #[tokio::test]
+async fn another_name_for_our_field_is_refused_once_the_index_is_made() {
+    let mut server = Server::new();
+    server.open(&[0]).cursor().await.unwrap();
+    server.config.version_field = "version".to_owned();
+    let error = refusal(&server).await;
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.report().contains("no field version"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_column_that_the_server_cannot_have_is_refused() {
     let server = Server::new();
     let table = table(1, &[("id", ColumnType::Text), ("_id", ColumnType::Text)]);
@@ -103,6 +113,15 @@ async fn an_unreachable_server_is_tried_again() {
     assert_eq!(found[0].level, Level::Blocker);
     assert!(found[0].help.contains("[sinks.search] url"), "{found:?}");
     server.config.url = url();
+}
+
+#[tokio::test]
+async fn a_missing_certificate_is_named() {
+    let mut config = ElasticsearchConfig::at("https://localhost:9200");
+    config.ca_file = Some("/missing/ca.pem".into());
+    let found = check(&config, "search").await;
+    assert_eq!(found[0].level, Level::Blocker);
+    assert!(found[0].help.contains("[sinks.search] ca_file"), "{found:?}");
 }
 
 #[tokio::test]
