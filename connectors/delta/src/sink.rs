@@ -43,9 +43,9 @@ pub struct DeltaSink {
     /// The table as far as it has been followed; `None` before it is there.
     table: Option<Followed>,
     /// The cursor that this worker's next batch follows; `None` before it has asked.
-    known: Option<StoreCursor>,
+    pub(crate) known: Option<StoreCursor>,
     /// An attempt has ended without an answer: its commit may be in the log.
-    is_unsure: bool,
+    pub(crate) is_unsure: bool,
 }
 
 /// A table as far as its log has been followed.
@@ -62,7 +62,7 @@ struct Followed {
 /// How an attempt to commit ended.
 enum Attempt {
     Done,
-    /// Somebody else has made the commit.
+    /// The log has gone on otherwise: look at it, then try again.
     Outrun,
 }
 
@@ -162,10 +162,10 @@ impl DeltaSink {
         }
     }
 
-    /// Creates the table, unless it is there.
-    async fn create(&mut self, table: &Table) -> Result<()> {
+    /// Creates the table, unless it was there when this worker last looked.
+    async fn create(&mut self, table: &Table) -> Result<Attempt> {
         if self.table.is_some() {
-            return Ok(());
+            return Ok(Attempt::Done);
         }
         let now_ms = now_ms();
         let schema = StoredSchema::create(table, Uuid::new_v4().to_string(), now_ms)?;
@@ -173,10 +173,9 @@ impl DeltaSink {
         let protocol = schema.protocol().map_err(|cause| cause.while_doing(action()))?;
         let metadata = schema.action().map_err(|cause| cause.while_doing(action()))?;
         let actions = vec![Action::Protocol(protocol), Action::Metadata(metadata)];
-        // Whoever creates it, it is read as it is then.
         self.log.create(actions, now_ms).await?;
-        self.follow().await?;
-        Ok(())
+        // Whoever has created it, others may have written to it since: look first.
+        Ok(Attempt::Outrun)
     }
 
     /// Adds the columns of `table` that the Delta table lacks.
@@ -198,7 +197,9 @@ impl DeltaSink {
 
     /// Tries once to commit `batch` on top of what has been followed.
     async fn attempt(&mut self, batch: &Batch, upto: &StoreCursor) -> Result<Attempt> {
-        self.create(&batch.table).await?;
+        if let Attempt::Outrun = self.create(&batch.table).await? {
+            return Ok(Attempt::Outrun);
+        }
         if let Attempt::Outrun = self.evolve(&batch.table).await? {
             return Ok(Attempt::Outrun);
         }

@@ -9,3 +9,6 @@
 )]
 
 mod conformance;
+mod history;
+mod restored;
+mod support;
