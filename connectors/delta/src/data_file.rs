@@ -8,10 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, new_null_array};
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Date32Type;
+use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow_schema::{DataType, SchemaRef};
 use deltalake::Path;
-use deltalake::arrow::compute::cast;
+use deltalake::arrow::compute::{cast, max, min};
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::{Add, DeletionVectorDescriptor, Remove};
 use deltalake::operations::get_num_idx_cols_and_stats_columns;
@@ -34,6 +36,9 @@ use crate::storage::Storage;
 const STATISTICS_COLUMNS_MAX: usize = 32;
 /// Digits that the statistics' numbers hold exactly.
 const EXACT_DIGITS: u8 = 15;
+/// Days from 1970 that the writer of statistics can name: it panics beyond the year 262,142, and
+/// PostgreSQL's dates, `infinity` among them, go further.
+const DAYS_MAX: u32 = 90_000_000;
 /// Rows that are read at a time.
 const READ_ROWS: usize = 8192;
 
@@ -76,7 +81,7 @@ pub(crate) async fn write(storage: &Storage, rows: &RecordBatch) -> Result<Add, 
         .build();
     let (column_count, _) = get_num_idx_cols_and_stats_columns(None, HashMap::new());
     let schema = rows.schema();
-    let statistics = Some(statistics_columns(&schema));
+    let statistics = Some(statistics_columns(rows));
     let config = WriterConfig::new(
         schema,
         Vec::new(),
@@ -96,17 +101,24 @@ pub(crate) async fn write(storage: &Storage, rows: &RecordBatch) -> Result<Add, 
 }
 
 /// The columns that statistics are kept for, as the writer wants them: SQL identifiers.
-fn statistics_columns(schema: &Schema) -> Vec<String> {
+fn statistics_columns(rows: &RecordBatch) -> Vec<String> {
+    let schema = rows.schema_ref();
+    let columns = schema.fields().iter().zip(rows.columns());
     let ours = [VERSION_COLUMN, PARTITION_COLUMN];
-    let users = schema.fields().iter().filter(|field| !ours.contains(&field.name().as_str()));
-    let bounded = users.take(STATISTICS_COLUMNS_MAX).filter(|field| has_bounds(field.data_type()));
-    let names = bounded.map(|field| field.name().as_str()).chain(ours);
+    let users = columns.filter(|(field, _)| !ours.contains(&field.name().as_str()));
+    let bounded = users.take(STATISTICS_COLUMNS_MAX).filter(|(_, column)| has_bounds(column));
+    let names = bounded.map(|(field, _)| field.name().as_str()).chain(ours);
     names.map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect()
 }
 
-fn has_bounds(kind: &DataType) -> bool {
+fn has_bounds(column: &ArrayRef) -> bool {
+    let kind = column.data_type();
     if let DataType::Decimal128(precision, _) = kind {
         return *precision <= EXACT_DIGITS;
+    }
+    if *kind == DataType::Date32 {
+        let days = column.as_primitive::<Date32Type>();
+        return [min(days), max(days)].iter().flatten().all(|day| day.abs_diff(0) <= DAYS_MAX);
     }
     kind.is_primitive() || *kind == DataType::Utf8 || *kind == DataType::Boolean
 }

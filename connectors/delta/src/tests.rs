@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod columns;
 mod conformance;
 mod history;
 mod restored;
