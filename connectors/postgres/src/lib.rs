@@ -1,1 +1,43 @@
-//! Placeholder.
+//! PostgreSQL as a source: a snapshot of the tables, then every change, in the order of the commits.
+//!
+//! ```text
+//! walsender ── pgwire ──▶ pgoutput ──▶ transaction ──▶ batch ──▶ reread ──▶ LogBatch, SourceCursor
+//!    ▲            │         decode      positions      whole     unchanged
+//!    └─ feedback ─┘                                    transactions  values
+//!
+//! slot with exported snapshot ── snapshot ──▶ LogBatch, SourceCursor      (first start only)
+//! ```
+//!
+//! The invariant: what is confirmed to the server is in a durable position record of the log first,
+//! so at every start the slot is at or behind the log, or history is lost and is said to be.
+
+mod batch;
+mod catalog;
+mod check;
+mod config;
+mod copy_text;
+mod error;
+mod fields;
+mod pgoutput;
+mod pgwire;
+mod publication;
+mod reread;
+mod row;
+mod server;
+mod session;
+mod slot;
+mod snapshot;
+mod source;
+mod stats;
+mod streaming;
+mod teardown;
+mod tls;
+mod transaction;
+mod value;
+
+pub use check::check;
+pub use config::PostgresConfig;
+pub use session::connect;
+pub use source::PostgresSource;
+pub use stats::SourceStats;
+pub use teardown::{teardown, teardown_plan};

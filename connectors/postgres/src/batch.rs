@@ -1,0 +1,279 @@
+//! Collects drafts into batches, and says how far each batch takes the log.
+//!
+//! ```text
+//! drafts: [ whole transactions | a part of the next ]
+//!                              ▲ border: a batch ends here, or anywhere if that is too large
+//! ```
+//!
+//! The invariant: a cursor's `confirm` covers only whole transactions whose events are in its batch
+//! or an earlier one.
+
+use std::sync::Arc;
+
+use anabranch_core::{LogBatch, Lsn, SourceCursor, Split, Table};
+
+use crate::transaction::{Assembler, Draft};
+
+/// Bytes that a value to re-read counts with before any was: PostgreSQL moves rows above 2 kB out
+/// of line, and most values there are not much larger.
+const MISSING_BYTES_GUESS: usize = 8 << 10;
+
+/// What is collected, and not yet handed over.
+#[derive(Debug)]
+pub(crate) struct BatchBuilder {
+    pub(crate) drafts: Vec<Draft>,
+    tables: Vec<Arc<Table>>,
+    /// Bytes of the drafts before `counted`.
+    bytes: usize,
+    counted: usize,
+    bytes_max: usize,
+    missing_bytes: usize,
+    /// Drafts of whole transactions.
+    border: usize,
+    /// Everything before it is in those drafts or in earlier batches.
+    border_lsn: Lsn,
+    /// The cursor of the last batch.
+    cursor: SourceCursor,
+}
+
+/// A batch before its missing values are filled in.
+#[derive(Debug)]
+pub(crate) struct DraftBatch {
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) tables: Vec<Arc<Table>>,
+    pub(crate) cursor: SourceCursor,
+}
+
+impl BatchBuilder {
+    /// Goes on after `cursor`.
+    pub(crate) fn new(cursor: SourceCursor, bytes_max: usize) -> Self {
+        Self {
+            drafts: Vec::new(),
+            tables: Vec::new(),
+            bytes: 0,
+            counted: 0,
+            bytes_max,
+            missing_bytes: MISSING_BYTES_GUESS,
+            border: 0,
+            border_lsn: cursor.confirm,
+            cursor,
+        }
+    }
+
+    /// The log must know this table from the next batch on.
+    pub(crate) fn announce(&mut self, table: Arc<Table>) {
+        self.tables.push(table);
+    }
+
+    /// A transaction ended, or the server has nothing else before `lsn`.
+    pub(crate) fn border(&mut self, lsn: Lsn) {
+        self.border = self.drafts.len();
+        self.border_lsn = self.border_lsn.max(lsn);
+    }
+
+    /// Counts the drafts that were added since the last call.
+    pub(crate) fn count(&mut self) {
+        for draft in self.drafts.get(self.counted..).unwrap_or_default() {
+            self.bytes += draft.size(self.missing_bytes);
+        }
+        self.counted = self.drafts.len();
+    }
+
+    /// How many bytes a re-read value had, on average.
+    pub(crate) fn learn(&mut self, bytes: usize, values: usize) {
+        if let Some(average) = bytes.checked_div(values) {
+            self.missing_bytes = average.max(MISSING_BYTES_GUESS);
+        }
+    }
+
+    /// Whether no more may be added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
+    }
+
+    /// Whether there are events to hand over, or a table to announce.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.border > 0 || self.is_full() || (!self.tables.is_empty() && self.drafts.is_empty())
+    }
+
+    /// Whether there is nothing to hand over but a later position.
+    pub(crate) fn has_idle_progress(&self) -> bool {
+        self.drafts.is_empty() && self.border_lsn > self.cursor.confirm
+    }
+
+    /// Takes the next batch: whole transactions, or, if the first is too large by itself, a part of
+    /// it, which makes `assembler` raise its parts.
+    pub(crate) fn take(&mut self, assembler: &mut Assembler) -> DraftBatch {
+        if self.border == 0
+            && !self.drafts.is_empty()
+            && let Some(split) = assembler.split()
+        {
+            let drafts = std::mem::take(&mut self.drafts);
+            return self.finish(drafts, Some(split));
+        }
+        let rest = self.drafts.split_off(self.border);
+        let drafts = std::mem::replace(&mut self.drafts, rest);
+        self.cursor.confirm = self.border_lsn;
+        // A split transaction is over only when its end was read.
+        let split = self.cursor.split.take();
+        self.finish(drafts, split.filter(|split| split.commit_lsn >= self.border_lsn))
+    }
+
+    fn finish(&mut self, drafts: Vec<Draft>, split: Option<Split>) -> DraftBatch {
+        (self.border, self.bytes, self.counted) = (0, 0, 0);
+        self.count();
+        self.cursor.split = split;
+        DraftBatch { drafts, tables: std::mem::take(&mut self.tables), cursor: self.cursor.clone() }
+    }
+}
+
+impl DraftBatch {
+    /// The batch, once nothing is missing. `seen` is the highest LSN that a re-read has seen.
+    pub(crate) fn complete(mut self, seen: Lsn) -> (LogBatch, SourceCursor) {
+        self.cursor.seen = self.cursor.seen.max(seen);
+        let events = self.drafts.into_iter().map(|draft| draft.event).collect();
+        (LogBatch { tables: self.tables, events }, self.cursor)
+    }
+}
+
+impl Draft {
+    fn size(&self, missing_bytes: usize) -> usize {
+        let missing = self.missing.as_ref().map_or(0, |missing| {
+            missing.new.size() + missing.places.len().saturating_mul(missing_bytes)
+        });
+        self.event.size() + missing
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::catalog::tests::raw_orders;
+    use crate::catalog::{Catalog, KnownTables, Types};
+    use crate::pgoutput::decode;
+    use crate::pgoutput::tests::{begin_message, commit_message, row_message};
+    use crate::transaction::Step;
+    use anabranch_core::{CURSOR_FORMAT, Epoch, Phase};
+
+    pub(crate) fn cursor() -> SourceCursor {
+        SourceCursor {
+            format: CURSOR_FORMAT,
+            log: uuid::Uuid::nil(),
+            slot: "s".into(),
+            epoch: Epoch(0),
+            system_id: 1,
+            timeline: 1,
+            phase: Phase::Streaming,
+            confirm: Lsn(0x10),
+            seen: Lsn(0),
+            split: None,
+        }
+    }
+
+    struct Run {
+        assembler: Assembler,
+        catalog: Catalog,
+        builder: BatchBuilder,
+    }
+
+    impl Run {
+        fn new(bytes_max: usize) -> Self {
+            let mut catalog = Catalog::new(vec![], KnownTables::default());
+            catalog.adopt(&raw_orders(), &Types::default()).unwrap();
+            let assembler = Assembler::new(Epoch(0), Lsn(0x10), None);
+            Self { assembler, catalog, builder: BatchBuilder::new(cursor(), bytes_max) }
+        }
+
+        fn begin(&mut self, lsn: u64) {
+            self.push(&begin_message(lsn, 1));
+        }
+
+        fn rows(&mut self, count: usize) {
+            let row = row_message(b'I', 7, &[(b'N', &[Some("1"), Some("x")])]);
+            (0..count).for_each(|_| self.push(&row));
+        }
+
+        fn commit(&mut self, lsn: u64) {
+            self.push(&commit_message(lsn, lsn + 0x28));
+        }
+
+        fn push(&mut self, bytes: &bytes::Bytes) {
+            let message = decode(bytes).unwrap();
+            let drafts = &mut self.builder.drafts;
+            let step = self.assembler.push(message, &self.catalog, drafts).unwrap();
+            self.builder.count();
+            if let Step::Committed { end_lsn } = step {
+                self.builder.border(end_lsn);
+            }
+        }
+
+        fn take(&mut self) -> (usize, u64, Option<u64>) {
+            let (batch, cursor) = self.builder.take(&mut self.assembler).complete(Lsn(0));
+            (batch.events.len(), cursor.confirm.0, cursor.split.map(|split| split.ordinal))
+        }
+    }
+
+    #[test]
+    fn a_batch_holds_whole_transactions() {
+        let mut run = Run::new(1 << 20);
+        run.begin(0x100);
+        assert!(!run.builder.is_ready());
+        run.rows(2);
+        run.commit(0x100);
+        run.begin(0x200);
+        run.rows(3);
+        assert!(run.builder.is_ready());
+        assert_eq!(run.take(), (2, 0x128, None));
+        assert!(!run.builder.is_ready());
+        run.commit(0x200);
+        assert_eq!(run.take(), (3, 0x228, None));
+    }
+
+    #[test]
+    fn a_transaction_too_large_for_a_batch_is_split() {
+        let mut run = Run::new(490);
+        run.begin(0x100);
+        run.rows(2);
+        assert!(!run.builder.is_full());
+        run.rows(1);
+        assert!(run.builder.is_full() && run.builder.is_ready());
+        assert_eq!(run.take(), (3, 0x10, Some(3)));
+        assert!(!run.builder.is_full());
+        run.rows(1);
+        run.commit(0x100);
+        assert_eq!(run.builder.drafts[0].event.part, 1);
+        assert_eq!(run.take(), (1, 0x128, None));
+    }
+
+    #[test]
+    fn an_idle_server_moves_the_cursor_alone() {
+        let mut run = Run::new(490);
+        assert!(!run.builder.has_idle_progress());
+        run.builder.border(Lsn(0x900));
+        assert!(run.builder.has_idle_progress() && !run.builder.is_ready());
+        assert_eq!(run.take(), (0, 0x900, None));
+        assert!(!run.builder.has_idle_progress());
+    }
+
+    #[test]
+    fn a_new_table_within_a_split_transaction_does_not_end_it() {
+        let mut run = Run::new(490);
+        run.begin(0x100);
+        run.rows(3);
+        assert_eq!(run.take(), (3, 0x10, Some(3)));
+        run.builder.announce(run.catalog.tables().remove(0));
+        assert!(run.builder.is_ready());
+        assert_eq!(run.take(), (0, 0x10, Some(3)));
+    }
+
+    #[test]
+    fn a_split_right_at_the_end_leaves_a_cursor_without_it() {
+        let mut run = Run::new(490);
+        run.begin(0x100);
+        run.rows(3);
+        assert_eq!(run.take(), (3, 0x10, Some(3)));
+        run.commit(0x100);
+        assert!(run.builder.has_idle_progress());
+        assert_eq!(run.take(), (0, 0x128, None));
+    }
+}

@@ -1,0 +1,298 @@
+//! The tables that are read, as `pg_catalog` and the stream describe them.
+//!
+//! ```text
+//! pg_catalog ── Catalog::load ──▶ Relation ◀── matches? ── Relation message of the stream
+//!                                    │              no: read again, the message's view wins
+//!                                    └──▶ Table, one version per shape, known to the log
+//! ```
+//!
+//! The invariant: a row is encoded with the columns that its own Relation message listed, whatever
+//! the catalog says by now.
+
+mod identity;
+mod query;
+mod types;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anabranch_core::{Column, ColumnType, Error, ErrorKind, Result, Table};
+
+use crate::config::TableName;
+use crate::error::lost;
+use crate::pgoutput;
+use crate::row::RowLayout;
+use identity::identity_of;
+#[cfg(test)]
+pub(crate) use query::Published;
+pub(crate) use query::{RawTable, load_by_name, load_by_oid};
+pub(crate) use types::Types;
+
+/// A table with what its rows need.
+#[derive(Debug)]
+pub(crate) struct Relation {
+    /// The version of the schema that its rows are encoded with.
+    pub(crate) table: Arc<Table>,
+    pub(crate) layout: RowLayout,
+    /// What the Relation message lists, place by place as in `table.columns`.
+    wire: Vec<WireColumn>,
+}
+
+/// A column as a Relation message shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct WireColumn {
+    name: String,
+    type_oid: u32,
+    typmod: i32,
+}
+
+/// The newest version of each table that the log knows, or will know with the next batch. It
+/// outlives a catalog, so that a number never means two shapes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KnownTables(Arc<Mutex<HashMap<u32, Arc<Table>>>>);
+
+/// Every table that is read, by oid.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    relations: HashMap<u32, Arc<Relation>>,
+    known: KnownTables,
+    names: Vec<TableName>,
+}
+
+impl Catalog {
+    /// A catalog of the tables `names`. `known` is what the log holds: its versions go on.
+    pub(crate) fn new(names: Vec<TableName>, known: KnownTables) -> Self {
+        Self { relations: HashMap::new(), known, names }
+    }
+
+    /// The table with this oid; `None` if it is published but not configured.
+    pub(crate) fn relation(&self, oid: u32) -> Option<&Arc<Relation>> {
+        self.relations.get(&oid)
+    }
+
+    /// All tables, in the order of their oids.
+    pub(crate) fn tables(&self) -> Vec<Arc<Table>> {
+        let mut tables: Vec<_> =
+            self.relations.values().map(|relation| Arc::clone(&relation.table)).collect();
+        tables.sort_by_key(|table| table.oid);
+        tables
+    }
+
+    /// Whether a Relation message is about one of our tables, by oid or by name.
+    pub(crate) fn concerns(&self, message: &pgoutput::Relation) -> bool {
+        self.relations.contains_key(&message.oid)
+            || self
+                .names
+                .iter()
+                .any(|name| name.schema == message.schema && name.name == message.name)
+    }
+
+    /// Whether rows that follow `message` can be encoded with what is known.
+    pub(crate) fn matches(&self, message: &pgoutput::Relation) -> bool {
+        self.relations.get(&message.oid).is_some_and(|relation| relation.matches(message))
+    }
+
+    /// Takes a table as the catalog has it.
+    pub(crate) fn adopt(&mut self, raw: &RawTable, types: &Types) -> Result<Arc<Relation>> {
+        let columns = raw.published_columns();
+        let wire = columns.iter().map(|column| column.wire()).collect();
+        let columns = columns
+            .iter()
+            .map(|column| Column {
+                attnum: column.attnum,
+                name: column.name.clone(),
+                source_type: column.type_name.clone(),
+                kind: types.column_type(column.type_oid, column.typmod),
+            })
+            .collect();
+        let key = identity_of(raw).map_err(|reason| reason.error(&raw.full_name()))?;
+        self.adopt_table(raw.name(), raw.oid, (columns, wire), &key.attnums)
+    }
+
+    /// Takes a table as a Relation message has it; `raw` is the catalog's view of the same oid,
+    /// `None` if it was dropped since. Returns it if its schema version is new.
+    pub(crate) fn adopt_message(
+        &mut self,
+        message: &pgoutput::Relation,
+        raw: Option<&RawTable>,
+        types: &Types,
+    ) -> Result<Option<Arc<Table>>> {
+        let name = TableName { schema: message.schema.clone(), name: message.name.clone() };
+        let Some(before) = self.relations.get(&message.oid).cloned() else {
+            return Err(lost(
+                format!("go on with {}.{}", name.schema, name.name),
+                "it was dropped and created again, or published only now",
+            ));
+        };
+        let attnums = attnums(message, raw, &before);
+        let wire: Vec<WireColumn> = message.columns.iter().map(WireColumn::of).collect();
+        let column = |(column, attnum): (&pgoutput::RelationColumn, &i16)| Column {
+            attnum: *attnum,
+            name: column.name.clone(),
+            source_type: raw
+                .and_then(|raw| raw.column(*attnum))
+                .filter(|raw| (raw.type_oid, raw.typmod) == (column.type_oid, column.typmod))
+                .map_or_else(|| types.name(column.type_oid), |raw| raw.type_name.clone()),
+            kind: types.column_type(column.type_oid, column.typmod),
+        };
+        let columns = message.columns.iter().zip(&attnums).map(column).collect();
+        let key: Vec<i16> = before.table.key_columns().map(|column| column.attnum).collect();
+        let flagged: Vec<i16> = message
+            .columns
+            .iter()
+            .zip(&attnums)
+            .filter_map(|(column, attnum)| column.identity.then_some(*attnum))
+            .collect();
+        let full = flagged.len() == message.columns.len();
+        let mut sorted = key.clone();
+        sorted.sort_unstable();
+        if flagged != sorted && !full {
+            return Err(changed_key(&before.table, &flagged));
+        }
+        let newest = self.known.get(message.oid).map(|table| table.version);
+        let relation = self.adopt_table(name, message.oid, (columns, wire), &key)?;
+        Ok((Some(relation.table.version) != newest).then(|| Arc::clone(&relation.table)))
+    }
+
+    fn adopt_table(
+        &mut self,
+        name: TableName,
+        oid: u32,
+        (columns, wire): (Vec<Column>, Vec<WireColumn>),
+        key: &[i16],
+    ) -> Result<Arc<Relation>> {
+        let place = |attnum: &i16| columns.iter().position(|column| column.attnum == *attnum);
+        let places = key.iter().map(place).collect::<Option<Vec<usize>>>();
+        let Some(key) = places.filter(|key| !key.is_empty()) else {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("read {}.{}: a column of its key is not published", name.schema, name.name),
+            )
+            .with_help("publish every column of the replica identity"));
+        };
+        let fresh = Table { oid, version: 1, schema: name.schema, name: name.name, columns, key };
+        let table = match self.known.get(oid) {
+            Some(known) if same_shape(&known, &fresh) => known,
+            Some(known) if key_attnums(&known) != key_attnums(&fresh) => {
+                return Err(changed_key(&known, &key_attnums(&fresh)));
+            }
+            Some(known) => Arc::new(Table { version: known.version.saturating_add(1), ..fresh }),
+            None => Arc::new(fresh),
+        };
+        self.known.insert(Arc::clone(&table));
+        let layout = RowLayout::new(&table);
+        let relation = Arc::new(Relation { table, layout, wire });
+        self.relations.insert(oid, Arc::clone(&relation));
+        Ok(relation)
+    }
+}
+
+impl KnownTables {
+    /// Takes `table`, unless a newer version of it is known.
+    pub(crate) fn insert(&self, table: Arc<Table>) {
+        let mut tables = self.lock();
+        if tables.get(&table.oid).is_none_or(|known| known.version <= table.version) {
+            tables.insert(table.oid, table);
+        }
+    }
+
+    pub(crate) fn get(&self, oid: u32) -> Option<Arc<Table>> {
+        self.lock().get(&oid).cloned()
+    }
+
+    /// Whether the log can go on with table `oid`: it has it, or nothing is known of the log.
+    pub(crate) fn has(&self, oid: u32) -> bool {
+        let tables = self.lock();
+        tables.is_empty() || tables.contains_key(&oid)
+    }
+
+    /// A panic elsewhere cannot leave the map half changed.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Table>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relation {
+    fn matches(&self, message: &pgoutput::Relation) -> bool {
+        let key = |(place, column): (usize, &pgoutput::RelationColumn)| {
+            column.identity == self.table.is_key(place)
+        };
+        let full = message.columns.iter().all(|column| column.identity);
+        self.table.schema == message.schema
+            && self.table.name == message.name
+            && self.wire.len() == message.columns.len()
+            && self.wire.iter().zip(&message.columns).all(|(wire, column)| wire.is(column))
+            && (full || message.columns.iter().enumerate().all(key))
+    }
+}
+
+impl Relation {
+    /// Whether the column `attnum` had this type when the rows were written. A modifier matters
+    /// only to numbers of a declared precision.
+    pub(crate) fn has_type(&self, attnum: i16, type_oid: u32, typmod: Option<i32>) -> bool {
+        let columns = self.table.columns.iter().zip(&self.wire);
+        columns.filter(|(column, _)| column.attnum == attnum).any(|(column, wire)| {
+            let plain = !matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Array(_));
+            let same = plain || typmod.is_none_or(|typmod| typmod == wire.typmod);
+            wire.type_oid == type_oid && same
+        })
+    }
+}
+
+impl WireColumn {
+    fn of(column: &pgoutput::RelationColumn) -> Self {
+        Self { name: column.name.clone(), type_oid: column.type_oid, typmod: column.typmod }
+    }
+
+    fn is(&self, column: &pgoutput::RelationColumn) -> bool {
+        self.name == column.name && self.type_oid == column.type_oid && self.typmod == column.typmod
+    }
+}
+
+fn key_attnums(table: &Table) -> Vec<i16> {
+    table.key_columns().map(|column| column.attnum).collect()
+}
+
+fn same_shape(known: &Table, fresh: &Table) -> bool {
+    known.columns == fresh.columns
+        && known.key == fresh.key
+        && known.schema == fresh.schema
+        && known.name == fresh.name
+}
+
+fn changed_key(table: &Table, attnums: &[i16]) -> Error {
+    let names: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
+    lost(
+        format!("go on with {}", table.full_name()),
+        format!(
+            "its key was ({}), and is now made of attributes {attnums:?}: rows of the two cannot \
+             be told apart",
+            names.join(", ")
+        ),
+    )
+}
+
+/// The attribute numbers of the columns of `message`: by name from the catalog, else from the
+/// version before, else the lowest that is free, since a message lists them in ascending order.
+fn attnums(message: &pgoutput::Relation, raw: Option<&RawTable>, before: &Relation) -> Vec<i16> {
+    let by_name = |name: &str| {
+        let now = raw.and_then(|raw| raw.columns.iter().find(|c| !c.dropped && c.name == name));
+        let then = || before.table.columns.iter().find(|column| column.name == name);
+        now.map(|column| column.attnum).or_else(|| then().map(|column| column.attnum))
+    };
+    let found: Vec<Option<i16>> =
+        message.columns.iter().map(|column| by_name(&column.name)).collect();
+    let mut last = 0_i16;
+    let mut attnums = Vec::with_capacity(found.len());
+    for attnum in &found {
+        let free = |candidate: &i16| !found.contains(&Some(*candidate));
+        let next = || (last.saturating_add(1)..i16::MAX).find(free).unwrap_or(i16::MAX);
+        let attnum = attnum.unwrap_or_else(next);
+        attnums.push(attnum);
+        last = attnum;
+    }
+    attnums
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

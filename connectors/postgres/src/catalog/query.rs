@@ -1,0 +1,321 @@
+//! Reads `pg_catalog`.
+
+use anabranch_core::{Error, ErrorKind, Result};
+use tokio_postgres::{Client, Row};
+
+use super::WireColumn;
+use super::identity::identity_of;
+use super::types::{TypeInfo, Types};
+use crate::config::TableName;
+use crate::error::Context;
+
+/// A table as `pg_catalog` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawTable {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// `relkind`: `r` a table, `p` a partitioned one.
+    pub(crate) kind: char,
+    /// `relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
+    pub(crate) persistence: char,
+    /// `relispartition`.
+    pub(crate) is_partition: bool,
+    /// `relreplident`.
+    pub(crate) replica_identity: char,
+    pub(crate) primary_key: Option<RawIndex>,
+    pub(crate) identity_index: Option<RawIndex>,
+    /// `relreplident` of its partitions, each once.
+    pub(crate) leaf_identities: Vec<char>,
+    /// Whether we may read it.
+    pub(crate) may_select: bool,
+    /// In the order of their numbers, dropped ones included.
+    pub(crate) columns: Vec<RawColumn>,
+    /// What the publication has to say; `None` if the table is not in it.
+    pub(crate) published: Option<Published>,
+}
+
+/// How a publication publishes a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// The columns it lists; empty for all.
+    pub(crate) columns: Vec<String>,
+    /// Its row filter.
+    pub(crate) filter: Option<String>,
+}
+
+/// An index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawIndex {
+    pub(crate) attnums: Vec<i16>,
+    /// Not deferrable.
+    pub(crate) immediate: bool,
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawColumn {
+    pub(crate) attnum: i16,
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) typmod: i32,
+    pub(crate) type_name: String,
+    pub(crate) dropped: bool,
+    pub(crate) generated: bool,
+}
+
+impl RawTable {
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+
+    pub(crate) fn name(&self) -> TableName {
+        TableName { schema: self.schema.clone(), name: self.table.clone() }
+    }
+
+    /// Whether its rows can be had at all, as far as the catalog tells.
+    pub(crate) fn require_readable(&self) -> Result<()> {
+        self.obstacle().map_or(Ok(()), Err)
+    }
+
+    /// What keeps it from being read.
+    pub(crate) fn obstacle(&self) -> Option<Error> {
+        let name = self.full_name();
+        let refuse = |why: &str, help: String| {
+            let error = Error::new(ErrorKind::Config, format!("read {name}"));
+            Some(error.with_source(why.to_owned()).with_help(help))
+        };
+        if !matches!(self.kind, 'r' | 'p') {
+            return refuse("it is not a table", "take it out of [source] tables".to_owned());
+        }
+        if self.is_partition {
+            return refuse("it is a partition", "name the partitioned table instead".to_owned());
+        }
+        if self.persistence != 'p' {
+            return refuse(
+                "it is unlogged or temporary, and never replicated",
+                format!("ALTER TABLE {name} SET LOGGED;"),
+            );
+        }
+        if !self.may_select {
+            return refuse("SELECT is not granted", format!("GRANT SELECT ON {name} TO <role>;"));
+        }
+        identity_of(self).err().map(|reason| reason.error(&name))
+    }
+
+    pub(crate) fn column(&self, attnum: i16) -> Option<&RawColumn> {
+        self.columns.iter().find(|column| column.attnum == attnum && !column.dropped)
+    }
+
+    /// The columns whose values the stream carries.
+    pub(crate) fn published_columns(&self) -> Vec<&RawColumn> {
+        let listed = |column: &RawColumn| match &self.published {
+            Some(published) if !published.columns.is_empty() => {
+                published.columns.contains(&column.name)
+            }
+            Some(_) | None => true,
+        };
+        let carried = |column: &&RawColumn| !column.dropped && !column.generated && listed(column);
+        self.columns.iter().filter(carried).collect()
+    }
+}
+
+impl RawColumn {
+    pub(super) fn wire(&self) -> WireColumn {
+        WireColumn { name: self.name.clone(), type_oid: self.type_oid, typmod: self.typmod }
+    }
+}
+
+const TABLES: &str = "
+    select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+           c.relispartition, c.relreplident::text,
+           pk.indkey::int2[] as pk_columns, pk.indimmediate as pk_immediate,
+           ri.indkey::int2[] as ri_columns, ri.indimmediate as ri_immediate,
+           pk.indnkeyatts as pk_count, ri.indnkeyatts as ri_count,
+           has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as may_select,
+           case when c.relkind = 'p' then array(
+             select distinct leaf.relreplident::text from pg_partition_tree(c.oid) t
+             join pg_class leaf on leaf.oid = t.relid where t.isleaf and leaf.oid <> c.oid)
+           else '{}' end as leaf_identities
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    left join pg_index pk on pk.indrelid = c.oid and pk.indisprimary and pk.indislive
+    left join pg_index ri on ri.indrelid = c.oid and ri.indisreplident and ri.indislive";
+
+const COLUMNS: &str = "
+    select attrelid, attnum, attname::text, atttypid, atttypmod,
+           coalesce(format_type(nullif(atttypid, 0), atttypmod), '') as type_name,
+           attisdropped, attgenerated <> '' as generated
+    from pg_attribute where attrelid = any($1) and attnum > 0 order by attrelid, attnum";
+
+const TYPES: &str = "
+    with recursive used(oid) as (
+      select distinct unnest($1::oid[])
+      union
+      select case when t.typtype = 'd' then t.typbasetype else t.typelem end
+      from used join pg_type t on t.oid = used.oid
+      where t.typtype = 'd' or t.typelem <> 0)
+    select t.oid, format_type(t.oid, null) as name, t.typtype = 'd' as is_domain, t.typbasetype,
+           t.typtypmod, t.typelem, coalesce(e.typarray = t.oid, false) as is_array,
+           coalesce(e.typdelim::text, ',') as delimiter
+    from used join pg_type t on t.oid = used.oid left join pg_type e on e.oid = t.typelem";
+
+/// Reads the tables `names`; one that does not exist is left out. `publication` says which of
+/// their columns and rows are wanted.
+pub(crate) async fn load_by_name(
+    client: &Client,
+    names: &[TableName],
+    publication: &str,
+) -> Result<(Vec<RawTable>, Types)> {
+    let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
+    let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
+    let query = format!(
+        "{TABLES} join unnest($1::text[], $2::text[]) wanted(schema, name)
+         on wanted.schema = n.nspname and wanted.name = c.relname order by c.oid"
+    );
+    let rows = client.query(&query, &[&schemas, &tables]).await.doing(action)?;
+    load(client, rows, publication, &[]).await
+}
+
+/// Reads the table `oid`, if it still exists, and the types in `type_oids`.
+pub(crate) async fn load_by_oid(
+    client: &Client,
+    oid: u32,
+    publication: &str,
+    type_oids: &[u32],
+) -> Result<(Option<RawTable>, Types)> {
+    let query = format!("{TABLES} where c.oid = $1");
+    let rows = client.query(&query, &[&oid]).await.doing(action)?;
+    let (tables, types) = load(client, rows, publication, type_oids).await?;
+    Ok((tables.into_iter().next(), types))
+}
+
+fn action() -> String {
+    "read the catalog of the source database".to_owned()
+}
+
+async fn load(
+    client: &Client,
+    rows: Vec<Row>,
+    publication: &str,
+    type_oids: &[u32],
+) -> Result<(Vec<RawTable>, Types)> {
+    let mut tables = rows.iter().map(raw_table).collect::<Result<Vec<_>, _>>().doing(action)?;
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let mut used = type_oids.to_vec();
+    for row in client.query(COLUMNS, &[&oids]).await.doing(action)? {
+        let (relation, column) = raw_column(&row).doing(action)?;
+        used.push(column.type_oid);
+        if let Some(table) = tables.iter_mut().find(|table| table.oid == relation) {
+            table.columns.push(column);
+        }
+    }
+    let mut types = Types::default();
+    for row in client.query(TYPES, &[&used]).await.doing(action)? {
+        let (oid, info) = type_info(&row).doing(action)?;
+        types.insert(oid, info);
+    }
+    for (table, published) in published(client, publication, &tables).await? {
+        if let Some(table) = tables.iter_mut().find(|candidate| candidate.full_name() == table) {
+            table.published = Some(published);
+        }
+    }
+    Ok((tables, types))
+}
+
+/// What the publication says of each table that is in it.
+async fn published(
+    client: &Client,
+    publication: &str,
+    tables: &[RawTable],
+) -> Result<Vec<(String, Published)>> {
+    let names: Vec<String> = tables.iter().map(RawTable::full_name).collect();
+    // Column lists and row filters came with PostgreSQL 15.
+    let (columns, filter) = match server_version(client).await? {
+        150_000.. => ("coalesce(attnames, '{}')::text[]", "rowfilter"),
+        _ => ("'{}'::text[]", "null::text"),
+    };
+    let query = format!(
+        "select schemaname || '.' || tablename, {columns}, {filter}
+         from pg_publication_tables
+         where pubname = $1 and schemaname || '.' || tablename = any($2)"
+    );
+    let rows = client.query(&query, &[&publication, &names]).await.doing(action)?;
+    let read = |row: &Row| {
+        let published = Published { columns: row.try_get(1)?, filter: row.try_get(2)? };
+        Ok((row.try_get(0)?, published))
+    };
+    rows.iter().map(read).collect::<Result<_, tokio_postgres::Error>>().doing(action)
+}
+
+/// `server_version_num`.
+pub(crate) async fn server_version(client: &Client) -> Result<u32> {
+    let query = "select current_setting('server_version_num')::int4";
+    let version: i32 =
+        client.query_one(query, &[]).await.and_then(|row| row.try_get(0)).doing(action)?;
+    u32::try_from(version).map_err(|error| Error::new(ErrorKind::Bug, action()).with_source(error))
+}
+
+fn letter(row: &Row, column: &str) -> Result<char, tokio_postgres::Error> {
+    let text: &str = row.try_get(column)?;
+    Ok(text.chars().next().unwrap_or(' '))
+}
+
+fn raw_table(row: &Row) -> Result<RawTable, tokio_postgres::Error> {
+    let index = |columns: &str, immediate: &str, count: &str| {
+        let attnums: Option<Vec<i16>> = row.try_get(columns)?;
+        let immediate: Option<bool> = row.try_get(immediate)?;
+        // Columns that an index only includes come last and identify nothing.
+        let count: Option<i16> = row.try_get(count)?;
+        let count = usize::try_from(count.unwrap_or_default()).unwrap_or_default();
+        Ok::<_, tokio_postgres::Error>(attnums.zip(immediate).map(|(mut attnums, immediate)| {
+            attnums.truncate(count);
+            RawIndex { attnums, immediate }
+        }))
+    };
+    let leaf_identities: Vec<String> = row.try_get("leaf_identities")?;
+    Ok(RawTable {
+        oid: row.try_get("oid")?,
+        schema: row.try_get("nspname")?,
+        table: row.try_get("relname")?,
+        kind: letter(row, "relkind")?,
+        persistence: letter(row, "relpersistence")?,
+        is_partition: row.try_get("relispartition")?,
+        replica_identity: letter(row, "relreplident")?,
+        primary_key: index("pk_columns", "pk_immediate", "pk_count")?,
+        identity_index: index("ri_columns", "ri_immediate", "ri_count")?,
+        leaf_identities: leaf_identities.iter().filter_map(|kind| kind.chars().next()).collect(),
+        may_select: row.try_get("may_select")?,
+        columns: Vec::new(),
+        published: None,
+    })
+}
+
+fn raw_column(row: &Row) -> Result<(u32, RawColumn), tokio_postgres::Error> {
+    let column = RawColumn {
+        attnum: row.try_get("attnum")?,
+        name: row.try_get("attname")?,
+        type_oid: row.try_get("atttypid")?,
+        typmod: row.try_get("atttypmod")?,
+        type_name: row.try_get("type_name")?,
+        dropped: row.try_get("attisdropped")?,
+        generated: row.try_get("generated")?,
+    };
+    Ok((row.try_get("attrelid")?, column))
+}
+
+fn type_info(row: &Row) -> Result<(u32, TypeInfo), tokio_postgres::Error> {
+    let name = row.try_get("name")?;
+    let info = if row.try_get("is_domain")? {
+        TypeInfo::Domain {
+            name,
+            base: row.try_get("typbasetype")?,
+            typmod: row.try_get("typtypmod")?,
+        }
+    } else if row.try_get("is_array")? {
+        let element = row.try_get("typelem")?;
+        TypeInfo::Array { name, element, delimiter: letter(row, "delimiter")? }
+    } else {
+        TypeInfo::Plain { name }
+    };
+    Ok((row.try_get("oid")?, info))
+}

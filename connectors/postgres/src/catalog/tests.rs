@@ -1,0 +1,170 @@
+use super::*;
+use crate::pgoutput::RelationColumn;
+use crate::row::tests::orders;
+use query::{RawColumn, RawIndex};
+
+fn raw_column(attnum: i16, name: &str, type_oid: u32) -> RawColumn {
+    RawColumn {
+        attnum,
+        name: name.into(),
+        type_oid,
+        typmod: -1,
+        type_name: format!("type {type_oid}"),
+        dropped: false,
+        generated: false,
+    }
+}
+
+pub(crate) fn raw_orders() -> RawTable {
+    RawTable {
+        oid: 7,
+        schema: "shop".into(),
+        table: "orders".into(),
+        kind: 'r',
+        persistence: 'p',
+        is_partition: false,
+        replica_identity: 'd',
+        primary_key: Some(RawIndex { attnums: vec![1], immediate: true }),
+        identity_index: None,
+        leaf_identities: vec![],
+        may_select: true,
+        columns: vec![raw_column(1, "id", 23), raw_column(2, "note", 25)],
+        published: None,
+    }
+}
+
+fn catalog() -> Catalog {
+    let names = vec![TableName { schema: "shop".into(), name: "orders".into() }];
+    let mut catalog = Catalog::new(names, KnownTables::default());
+    catalog.adopt(&raw_orders(), &Types::default()).unwrap();
+    catalog
+}
+
+fn message(columns: &[(&str, u32, bool)]) -> pgoutput::Relation {
+    let column = |(name, type_oid, identity): &(&str, u32, bool)| RelationColumn {
+        identity: *identity,
+        name: (*name).into(),
+        type_oid: *type_oid,
+        typmod: -1,
+    };
+    pgoutput::Relation {
+        oid: 7,
+        schema: "shop".into(),
+        name: "orders".into(),
+        columns: columns.iter().map(column).collect(),
+    }
+}
+
+fn adopt(
+    catalog: &mut Catalog,
+    message: &pgoutput::Relation,
+    raw: &RawTable,
+) -> Result<Option<Arc<Table>>> {
+    catalog.adopt_message(message, Some(raw), &Types::default())
+}
+
+#[test]
+fn a_relation_as_known_changes_nothing() {
+    let catalog = catalog();
+    assert!(catalog.matches(&message(&[("id", 23, true), ("note", 25, false)])));
+    assert!(catalog.matches(&message(&[("id", 23, true), ("note", 25, true)])), "FULL");
+    assert!(!catalog.matches(&message(&[("id", 23, true)])));
+    assert!(!catalog.matches(&message(&[("id", 20, true), ("note", 25, false)])));
+    assert!(!catalog.matches(&message(&[("id", 23, false), ("note", 25, true)])));
+}
+
+#[test]
+fn columns_that_come_and_go_make_versions() {
+    let mut catalog = catalog();
+    let mut raw = raw_orders();
+    raw.columns.push(raw_column(3, "price", 20));
+    let wider = message(&[("id", 23, true), ("note", 25, false), ("price", 20, false)]);
+    let table = adopt(&mut catalog, &wider, &raw).unwrap().unwrap();
+    assert_eq!((table.version, table.columns[2].attnum), (2, 3));
+    assert!(catalog.matches(&wider));
+    assert!(adopt(&mut catalog, &wider, &raw).unwrap().is_none(), "known by now");
+
+    raw.columns[1] = RawColumn { dropped: true, ..raw_column(2, "..pg.dropped.2..", 0) };
+    let narrower = message(&[("id", 23, true), ("price", 20, false)]);
+    let table = adopt(&mut catalog, &narrower, &raw).unwrap().unwrap();
+    assert_eq!((table.version, table.columns[1].attnum, table.key.as_slice()), (3, 3, &[0][..]));
+}
+
+#[test]
+fn the_messages_view_wins_over_a_later_catalog() {
+    let mut catalog = catalog();
+    // The catalog is read later: `note` was dropped and `price` renamed to `cost` since.
+    let mut raw = raw_orders();
+    raw.columns[1] = RawColumn { dropped: true, ..raw_column(2, "..pg.dropped.2..", 0) };
+    raw.columns.push(raw_column(3, "cost", 20));
+    let then = message(&[("id", 23, true), ("note", 25, false), ("price", 23, false)]);
+    let table = adopt(&mut catalog, &then, &raw).unwrap().unwrap();
+    let attnums: Vec<i16> = table.columns.iter().map(|column| column.attnum).collect();
+    assert_eq!(attnums, [1, 2, 3]);
+    assert_eq!(table.columns[2].kind, anabranch_core::ColumnType::Int32, "as it was then");
+    // The table itself is gone.
+    assert!(catalog.adopt_message(&then, None, &Types::default()).unwrap().is_none());
+}
+
+#[test]
+fn a_changed_key_is_named() {
+    let mut catalog = catalog();
+    let rekeyed = message(&[("id", 23, false), ("note", 25, true)]);
+    let error = adopt(&mut catalog, &rekeyed, &raw_orders()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(error.report().contains("shop.orders"), "{error:?}");
+}
+
+#[test]
+fn a_table_created_again_is_another_table() {
+    let mut catalog = catalog();
+    let again = pgoutput::Relation { oid: 8, ..message(&[("id", 23, true)]) };
+    assert!(catalog.concerns(&again));
+    assert_eq!(adopt(&mut catalog, &again, &raw_orders()).unwrap_err().kind(), ErrorKind::Lost);
+    let other = pgoutput::Relation { name: "other".into(), ..again };
+    assert!(!catalog.concerns(&other));
+}
+
+#[test]
+fn versions_go_on_from_what_the_log_knows() {
+    let known = Arc::new(Table { version: 4, ..orders(&[0]) });
+    let tables = KnownTables::default();
+    tables.insert(known);
+    let mut catalog = Catalog::new(vec![], tables.clone());
+    let relation = catalog.adopt(&raw_orders(), &Types::default()).unwrap();
+    assert_eq!(relation.table.version, 5);
+    let mut catalog = Catalog::new(vec![], tables);
+    assert_eq!(catalog.adopt(&raw_orders(), &Types::default()).unwrap().table.version, 5);
+}
+
+#[test]
+fn generated_and_unpublished_columns_are_left_out() {
+    let mut raw = raw_orders();
+    raw.columns.push(RawColumn { generated: true, ..raw_column(3, "sum", 23) });
+    assert_eq!(raw.published_columns().len(), 2);
+    raw.published =
+        Some(query::Published { columns: vec!["note".into()], ..query::Published::default() });
+    assert_eq!(raw.published_columns().len(), 1);
+    let mut catalog = Catalog::new(vec![], KnownTables::default());
+    let error = catalog.adopt(&raw, &Types::default()).unwrap_err();
+    assert!(error.report().contains("not published"), "{error:?}");
+}
+
+#[test]
+fn tables_without_identity_are_refused() {
+    let deferrable = Some(RawIndex { attnums: vec![1], immediate: false });
+    let index = Some(RawIndex { attnums: vec![2], immediate: true });
+    let cases = [
+        (RawTable { primary_key: None, ..raw_orders() }, false),
+        (RawTable { primary_key: deferrable, ..raw_orders() }, false),
+        (RawTable { replica_identity: 'n', ..raw_orders() }, false),
+        (RawTable { replica_identity: 'i', ..raw_orders() }, false),
+        (RawTable { replica_identity: 'i', identity_index: index, ..raw_orders() }, true),
+        (RawTable { replica_identity: 'f', ..raw_orders() }, true),
+        (RawTable { leaf_identities: vec!['d', 'f'], ..raw_orders() }, true),
+        (RawTable { leaf_identities: vec!['d', 'n'], ..raw_orders() }, false),
+    ];
+    for (raw, usable) in cases {
+        assert_eq!(identity_of(&raw).is_ok(), usable, "{raw:?}");
+    }
+}

@@ -1,0 +1,259 @@
+//! What the user says about the source database.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anabranch_core::{Error, ErrorKind, Result, Secret};
+use serde::Deserialize;
+use tokio_postgres::config::Host;
+
+/// The name of the slot and the publication unless said otherwise.
+const DEFAULT_NAME: &str = "anabranch";
+/// Bytes of events in one batch, which is one transaction of the log.
+const DEFAULT_BATCH_BYTES_MAX: usize = 16 << 20;
+/// Milliseconds between two position records while nothing happens.
+const DEFAULT_IDLE_POSITION_MS: u64 = 5_000;
+/// PostgreSQL's own limit on names.
+const NAME_BYTES_MAX: usize = 63;
+
+/// The source database and what is read from it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database?sslmode=..`; one host, over TCP.
+    pub url: Secret,
+    /// The replication slot.
+    #[serde(default = "default_name")]
+    pub slot: String,
+    /// The publication; it is created if it is missing at the first start.
+    #[serde(default = "default_name")]
+    pub publication: String,
+    /// The tables, as `schema.table`.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// A file of PEM certificates to trust instead of the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Bytes of events in one batch.
+    #[serde(default = "default_batch_bytes_max")]
+    pub batch_bytes_max: usize,
+    /// Milliseconds between two position records while nothing happens.
+    #[serde(default = "default_idle_position_ms")]
+    pub idle_position_ms: u64,
+    /// What `pg_stat_activity` shows.
+    #[serde(default = "default_name")]
+    pub application_name: String,
+}
+
+/// How far TLS goes, as libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SslMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// Where the server is, and as whom.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
+    pub(crate) password: Secret,
+    pub(crate) database: String,
+    pub(crate) ssl: SslMode,
+    /// The same for `tokio-postgres`.
+    pub(crate) sql: tokio_postgres::Config,
+}
+
+/// The name of a table, as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TableName {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+}
+
+fn default_name() -> String {
+    DEFAULT_NAME.to_owned()
+}
+
+fn default_batch_bytes_max() -> usize {
+    DEFAULT_BATCH_BYTES_MAX
+}
+
+fn default_idle_position_ms() -> u64 {
+    DEFAULT_IDLE_POSITION_MS
+}
+
+impl PostgresConfig {
+    /// A configuration with everything but these two at its default.
+    #[must_use]
+    pub fn new(url: impl Into<String>, tables: Vec<String>) -> Self {
+        Self {
+            url: Secret::from(url.into()),
+            slot: default_name(),
+            publication: default_name(),
+            tables,
+            ca_file: None,
+            batch_bytes_max: default_batch_bytes_max(),
+            idle_position_ms: default_idle_position_ms(),
+            application_name: default_name(),
+        }
+    }
+
+    /// The database's name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the URL is no URL of a database.
+    pub fn database(&self) -> Result<String> {
+        self.endpoint().map(|endpoint| endpoint.database)
+    }
+
+    /// Where the server is. The URL itself never shows up in an error, since it holds a password.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint> {
+        let text = self.url.expose();
+        let (address, query) = text.split_once('?').unwrap_or((text, ""));
+        let mut ssl = SslMode::Prefer;
+        let mut rest = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("sslmode", mode)) => ssl = ssl_mode(mode)?,
+                Some(_) | None => rest.push(pair),
+            }
+        }
+        let stripped = format!("{address}?{}", rest.join("&"));
+        let mut sql = tokio_postgres::Config::from_str(&stripped)
+            .map_err(|error| bad_url("it is not a PostgreSQL URL").with_source(error))?;
+        let [Host::Tcp(host)] = sql.get_hosts() else {
+            return Err(bad_url("it must name exactly one host, over TCP"));
+        };
+        let host = host.clone();
+        let user = sql.get_user().ok_or_else(|| bad_url("it names no user"))?.to_owned();
+        let password = sql.get_password().unwrap_or_default();
+        let password = Secret::from(String::from_utf8_lossy(password).into_owned());
+        let database = sql.get_dbname().unwrap_or(&user).to_owned();
+        let port = sql.get_ports().first().copied().unwrap_or(5432);
+        sql.application_name(&self.application_name).dbname(&database);
+        Ok(Endpoint { host, port, user, password, database, ssl, sql })
+    }
+
+    /// The tables, split into schema and name.
+    pub(crate) fn table_names(&self) -> Result<Vec<TableName>> {
+        let mut names =
+            self.tables.iter().map(|text| table_name(text)).collect::<Result<Vec<_>>>()?;
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Whether the names can be what they are meant for.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let config = |what: &str| Error::new(ErrorKind::Config, format!("use {what}"));
+        let slot_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if self.slot.is_empty()
+            || self.slot.len() > NAME_BYTES_MAX
+            || !self.slot.chars().all(slot_char)
+        {
+            return Err(config(&format!("slot name {:?}", self.slot))
+                .with_help("a slot is named by up to 63 of a-z, 0-9 and _"));
+        }
+        if self.publication.is_empty() || self.publication.len() > NAME_BYTES_MAX {
+            return Err(config(&format!("publication name {:?}", self.publication))
+                .with_help("a publication is named by 1 to 63 bytes"));
+        }
+        if self.tables.is_empty() {
+            return Err(config("a source without tables")
+                .with_help("name them in [source] tables, as \"schema.table\""));
+        }
+        if self.batch_bytes_max == 0 {
+            return Err(config("batch_bytes_max = 0").with_help("leave it out for 16 MiB"));
+        }
+        self.table_names().map(drop)
+    }
+}
+
+impl Endpoint {
+    /// `host:port/database`, for messages.
+    pub(crate) fn name(&self) -> String {
+        format!("{}:{}/{}", self.host, self.port, self.database)
+    }
+}
+
+fn bad_url(why: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("read [source] url: {why}"))
+        .with_help("write postgres://user:password@host:5432/database?sslmode=require")
+}
+
+fn ssl_mode(text: &str) -> Result<SslMode> {
+    Ok(match text {
+        "disable" => SslMode::Disable,
+        "allow" | "prefer" => SslMode::Prefer,
+        "require" => SslMode::Require,
+        "verify-ca" => SslMode::VerifyCa,
+        "verify-full" => SslMode::VerifyFull,
+        other => {
+            return Err(Error::new(ErrorKind::Config, format!("use sslmode {other:?}"))
+                .with_help("it is one of disable, prefer, require, verify-ca, verify-full"));
+        }
+    })
+}
+
+fn table_name(text: &str) -> Result<TableName> {
+    match text.split_once('.') {
+        Some((schema, name)) if !schema.is_empty() && !name.is_empty() => {
+            Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
+        }
+        Some(_) | None => Err(Error::new(ErrorKind::Config, format!("use table {text:?}"))
+            .with_help("write \"schema.table\", for example \"public.orders\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Result<Endpoint> {
+        PostgresConfig::new(url, vec!["public.t".into()]).endpoint()
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let got = endpoint("postgres://a%40b:p%2Fw@db:6000/shop?sslmode=verify-full").unwrap();
+        assert_eq!((got.user.as_str(), got.password.expose()), ("a@b", "p/w"));
+        assert_eq!((got.name().as_str(), got.ssl), ("db:6000/shop", SslMode::VerifyFull));
+        let got = endpoint("postgresql://me@db").unwrap();
+        assert_eq!((got.database.as_str(), got.port, got.ssl), ("me", 5432, SslMode::Prefer));
+    }
+
+    #[test]
+    fn bad_urls_are_refused_without_showing_the_password() {
+        for bad in [
+            "postgres://u:secret@a,b/x",
+            "mysql://u:secret@h/x",
+            "postgres://u:secret@h/x?sslmode=on",
+            "postgres://u:secret@h/x?nonsense=1",
+            "postgres://u:secret@h:99999/x",
+        ] {
+            let error = endpoint(bad).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Config, "{bad}");
+            assert!(!error.report().contains("secret"), "{}", error.report());
+        }
+    }
+
+    #[test]
+    fn names_are_checked() {
+        let good = PostgresConfig::new("postgres://u@h/x", vec!["public.t".into()]);
+        good.validate().unwrap();
+        let bad = [
+            PostgresConfig { slot: "Not-a-slot".into(), ..good.clone() },
+            PostgresConfig { tables: vec![], ..good.clone() },
+            PostgresConfig { tables: vec!["orders".into()], ..good.clone() },
+            PostgresConfig { publication: String::new(), ..good.clone() },
+            PostgresConfig { batch_bytes_max: 0, ..good },
+        ];
+        assert!(bad.iter().all(|config| config.validate().is_err()));
+    }
+}

@@ -1,0 +1,212 @@
+//! Decodes the messages of the `pgoutput` plugin, protocol version 1.
+//!
+//! ```text
+//! Bytes of one CopyData ── decode ──▶ Message, whose tuples are slices of the same bytes
+//! ```
+//!
+//! A pure function of its input: it never panics, and a tuple that it returns can be walked to its
+//! end without an error.
+
+mod tuple;
+
+use anabranch_core::Lsn;
+use bytes::Bytes;
+
+use crate::fields::Fields;
+pub(crate) use tuple::{Tuple, Value};
+
+/// One message of the plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Begin(Begin),
+    Commit(Commit),
+    /// The transaction was replicated into the source from elsewhere.
+    Origin,
+    Relation(Relation),
+    /// The name of a type that is not built in.
+    Type,
+    Insert {
+        relation: u32,
+        new: Tuple,
+    },
+    Update {
+        relation: u32,
+        old: Option<OldTuple>,
+        new: Tuple,
+    },
+    Delete {
+        relation: u32,
+        old: OldTuple,
+    },
+    Truncate {
+        relations: Vec<u32>,
+    },
+    /// Of `pg_logical_emit_message`.
+    Logical,
+}
+
+/// A transaction begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begin {
+    pub(crate) commit_lsn: Lsn,
+    /// Microseconds since 1970 UTC.
+    pub(crate) commit_us: i64,
+    pub(crate) xid: u32,
+}
+
+/// A transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) commit_lsn: Lsn,
+    pub(crate) end_lsn: Lsn,
+}
+
+/// A table as the changes that follow have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Relation {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) columns: Vec<RelationColumn>,
+}
+
+/// A column of a [`Relation`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RelationColumn {
+    /// Part of the replica identity; under FULL every column is.
+    pub(crate) identity: bool,
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) typmod: i32,
+}
+
+/// The row as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OldTuple {
+    /// Only the columns of the replica identity; the others read as null, which they need not be.
+    Key(Tuple),
+    /// Every column (REPLICA IDENTITY FULL).
+    Full(Tuple),
+}
+
+/// What cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecodeError {
+    #[error("pgoutput message {0:?} is cut short or malformed")]
+    Malformed(char),
+    #[error("pgoutput message {0:?} is not known in protocol version 1")]
+    Unknown(char),
+    #[error("a pgoutput value has format {0:?}")]
+    Format(char),
+}
+
+/// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// Decodes one message.
+pub(crate) fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
+    let mut fields = Fields::new(bytes);
+    let tag = fields.u8().ok_or(DecodeError::Malformed('\0'))?;
+    let malformed = DecodeError::Malformed(char::from(tag));
+    match tag {
+        b'B' => begin(fields).ok_or(malformed),
+        b'C' => commit(fields).ok_or(malformed),
+        b'O' => Ok(Message::Origin),
+        b'R' => relation(fields).map(Message::Relation).ok_or(malformed),
+        b'Y' => Ok(Message::Type),
+        b'I' => {
+            let relation = fields.u32().ok_or(malformed)?;
+            let new = new_tuple(bytes, &mut fields, malformed)?;
+            Ok(Message::Insert { relation, new })
+        }
+        b'U' => {
+            let relation = fields.u32().ok_or(malformed)?;
+            let old = old_tuple(bytes, &mut fields)?;
+            let new = new_tuple(bytes, &mut fields, malformed)?;
+            Ok(Message::Update { relation, old, new })
+        }
+        b'D' => {
+            let relation = fields.u32().ok_or(malformed)?;
+            let old = old_tuple(bytes, &mut fields)?.ok_or(malformed)?;
+            Ok(Message::Delete { relation, old })
+        }
+        b'T' => truncate(fields).ok_or(malformed),
+        b'M' => Ok(Message::Logical),
+        other => Err(DecodeError::Unknown(char::from(other))),
+    }
+}
+
+fn begin(mut fields: Fields<'_>) -> Option<Message> {
+    let commit_lsn = Lsn(fields.u64()?);
+    let commit_us = fields.i64()?.checked_add(POSTGRES_EPOCH_US)?;
+    Some(Message::Begin(Begin { commit_lsn, commit_us, xid: fields.u32()? }))
+}
+
+fn commit(mut fields: Fields<'_>) -> Option<Message> {
+    let _flags = fields.u8()?;
+    let commit_lsn = Lsn(fields.u64()?);
+    Some(Message::Commit(Commit { commit_lsn, end_lsn: Lsn(fields.u64()?) }))
+}
+
+fn relation(mut fields: Fields<'_>) -> Option<Relation> {
+    let oid = fields.u32()?;
+    let schema = match fields.string()? {
+        "" => "pg_catalog".to_owned(),
+        schema => schema.to_owned(),
+    };
+    let name = fields.string()?.to_owned();
+    let _replica_identity = fields.u8()?;
+    let count = fields.u16()?;
+    let column = |_| {
+        Some(RelationColumn {
+            identity: fields.u8()? & 1 == 1,
+            name: fields.string()?.to_owned(),
+            type_oid: fields.u32()?,
+            typmod: fields.i32()?,
+        })
+    };
+    let columns = (0..count).map(column).collect::<Option<_>>()?;
+    Some(Relation { oid, schema, name, columns })
+}
+
+fn new_tuple(
+    bytes: &Bytes,
+    fields: &mut Fields<'_>,
+    malformed: DecodeError,
+) -> Result<Tuple, DecodeError> {
+    match fields.u8() {
+        Some(b'N') => Tuple::cut(bytes, fields),
+        Some(_) | None => Err(malformed),
+    }
+}
+
+fn old_tuple(bytes: &Bytes, fields: &mut Fields<'_>) -> Result<Option<OldTuple>, DecodeError> {
+    let mut ahead = *fields;
+    let old = match ahead.u8() {
+        Some(b'K') => OldTuple::Key(Tuple::cut(bytes, &mut ahead)?),
+        Some(b'O') => OldTuple::Full(Tuple::cut(bytes, &mut ahead)?),
+        Some(_) | None => return Ok(None),
+    };
+    *fields = ahead;
+    Ok(Some(old))
+}
+
+fn truncate(mut fields: Fields<'_>) -> Option<Message> {
+    let count = fields.u32()?;
+    let _options = fields.u8()?;
+    // Four bytes each: a wrong count ends with the message, not with the memory.
+    let relations = (0..count).map_while(|_| fields.u32()).collect::<Vec<_>>();
+    let complete = u32::try_from(relations.len()) == Ok(count);
+    complete.then_some(Message::Truncate { relations })
+}
+
+impl OldTuple {
+    pub(crate) fn tuple(&self) -> &Tuple {
+        match self {
+            Self::Key(tuple) | Self::Full(tuple) => tuple,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,181 @@
+use super::*;
+use bytes::{BufMut, BytesMut};
+
+/// The values of a tuple to build: `None` is null, `Some("\0")` is unchanged.
+pub(crate) type Values<'a> = &'a [Option<&'a str>];
+
+pub(crate) fn put_tuple(out: &mut BytesMut, tag: u8, values: Values<'_>) {
+    out.put_u8(tag);
+    out.put_u16(u16::try_from(values.len()).unwrap());
+    for value in values {
+        match value {
+            None => out.put_u8(b'n'),
+            Some("\0") => out.put_u8(b'u'),
+            Some(text) => {
+                out.put_u8(b't');
+                out.put_u32(u32::try_from(text.len()).unwrap());
+                out.put_slice(text.as_bytes());
+            }
+        }
+    }
+}
+
+pub(crate) fn row_message(tag: u8, oid: u32, tuples: &[(u8, Values<'_>)]) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(tag);
+    out.put_u32(oid);
+    for (kind, values) in tuples {
+        put_tuple(&mut out, *kind, values);
+    }
+    out.freeze()
+}
+
+pub(crate) fn begin_message(commit_lsn: u64, xid: u32) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(b'B');
+    out.put_u64(commit_lsn);
+    out.put_i64(1);
+    out.put_u32(xid);
+    out.freeze()
+}
+
+pub(crate) fn commit_message(commit_lsn: u64, end_lsn: u64) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"C\0");
+    out.put_u64(commit_lsn);
+    out.put_u64(end_lsn);
+    out.put_i64(1);
+    out.freeze()
+}
+
+pub(crate) fn truncate_message(oids: &[u32]) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(b'T');
+    out.put_u32(u32::try_from(oids.len()).unwrap());
+    out.put_u8(3);
+    oids.iter().for_each(|oid| out.put_u32(*oid));
+    out.freeze()
+}
+
+fn relation_message() -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"R\0\0\0\x07shop\0orders\0d\0\x02");
+    out.put_slice(b"\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF");
+    out.put_slice(b"\0note\0\0\0\0\x19\xFF\xFF\xFF\xFF");
+    out.freeze()
+}
+
+fn samples() -> Vec<Bytes> {
+    vec![
+        begin_message(0x10, 7),
+        commit_message(0x10, 0x38),
+        Bytes::from_static(b"O\0\0\0\0\0\0\0\0there\0"),
+        relation_message(),
+        Bytes::from_static(b"Y\0\0\0\x09\0mood\0"),
+        row_message(b'I', 7, &[(b'N', &[Some("1"), None])]),
+        row_message(b'U', 7, &[(b'N', &[Some("1"), Some("\0")])]),
+        row_message(b'U', 7, &[(b'K', &[Some("1"), None]), (b'N', &[Some("2"), Some("\0")])]),
+        row_message(b'U', 7, &[(b'O', &[Some("1"), Some("a")]), (b'N', &[Some("1"), Some("b")])]),
+        row_message(b'D', 7, &[(b'K', &[Some("1"), None])]),
+        truncate_message(&[7, 8]),
+        Bytes::from_static(b"M\x01\0\0\0\0\0\0\0\0prefix\0\0\0\0\x01x"),
+    ]
+}
+
+#[test]
+fn every_message_is_decoded() {
+    let decoded: Vec<Message> = samples().iter().map(|bytes| decode(bytes).unwrap()).collect();
+    assert_eq!(
+        decoded[0],
+        Message::Begin(Begin { commit_lsn: Lsn(0x10), commit_us: POSTGRES_EPOCH_US + 1, xid: 7 })
+    );
+    assert_eq!(decoded[1], Message::Commit(Commit { commit_lsn: Lsn(0x10), end_lsn: Lsn(0x38) }));
+    let Message::Relation(relation) = &decoded[3] else { panic!("{:?}", decoded[3]) };
+    assert_eq!(
+        (relation.oid, relation.schema.as_str(), relation.name.as_str()),
+        (7, "shop", "orders")
+    );
+    assert_eq!(
+        relation.columns[0],
+        RelationColumn { identity: true, name: "id".into(), type_oid: 23, typmod: -1 }
+    );
+    assert!(!relation.columns[1].identity);
+    let Message::Update { old: Some(OldTuple::Key(old)), new, .. } = &decoded[7] else {
+        panic!("{:?}", decoded[7])
+    };
+    assert_eq!(old.values().collect::<Vec<_>>(), [Value::Text(b"1"), Value::Null]);
+    assert_eq!(new.values().collect::<Vec<_>>(), [Value::Text(b"2"), Value::Unchanged]);
+    assert_eq!(new.value(0), Some(Value::Text(b"2")));
+    assert!(matches!(&decoded[8], Message::Update { old: Some(OldTuple::Full(_)), .. }));
+    assert_eq!(decoded[10], Message::Truncate { relations: vec![7, 8] });
+}
+
+#[test]
+fn binary_values_and_unknown_messages_are_refused() {
+    let binary = Bytes::from_static(b"I\0\0\0\x07N\0\x01b\0\0\0\x01x");
+    assert_eq!(decode(&binary), Err(DecodeError::Format('b')));
+    assert_eq!(decode(&Bytes::from_static(b"S")), Err(DecodeError::Unknown('S')));
+    assert_eq!(decode(&Bytes::new()), Err(DecodeError::Malformed('\0')));
+}
+
+#[test]
+fn a_message_cut_short_is_an_error_and_never_a_panic() {
+    for sample in samples() {
+        for end in 0..sample.len() {
+            if let Ok(message) = decode(&sample.slice(..end)) {
+                walk(&message);
+            }
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn noise_never_panics(tag in 0_usize..12, noise in proptest::collection::vec(0_u8.., 0..200)) {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(b"BCORYIUDTMSx"[tag]);
+        bytes.put_slice(&noise);
+        if let Ok(message) = decode(&bytes.freeze()) {
+            walk(&message);
+        }
+    }
+
+    #[test]
+    fn tuples_round_trip(values in proptest::collection::vec(
+        proptest::option::of("[ -~é☃]{0,12}"), 0..40)
+    ) {
+        let borrowed: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
+        let bytes = row_message(b'I', 1, &[(b'N', &borrowed)]);
+        let Ok(Message::Insert { new, .. }) = decode(&bytes) else { panic!("not an insert") };
+        let got: Vec<Option<&[u8]>> = new.values().map(|value| match value {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::Unchanged => None,
+        }).collect();
+        let expected: Vec<Option<&[u8]>> =
+            borrowed.iter().map(|value| value.map(str::as_bytes)).collect();
+        assert_eq!(got, expected);
+        assert_eq!(new.len(), values.len());
+    }
+}
+
+fn walk(message: &Message) {
+    match message {
+        Message::Insert { new, .. } => assert_eq!(new.values().count(), new.len()),
+        Message::Update { old, new, .. } => {
+            assert_eq!(new.values().count(), new.len());
+            if let Some(old) = old {
+                assert_eq!(old.tuple().values().count(), old.tuple().len());
+            }
+        }
+        Message::Delete { old, .. } => {
+            assert_eq!(old.tuple().values().count(), old.tuple().len());
+        }
+        Message::Begin(_)
+        | Message::Commit(_)
+        | Message::Origin
+        | Message::Relation(_)
+        | Message::Type
+        | Message::Truncate { .. }
+        | Message::Logical => {}
+    }
+}

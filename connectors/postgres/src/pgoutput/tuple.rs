@@ -1,0 +1,72 @@
+//! The values of a row, as a slice of the message they came in.
+
+use bytes::Bytes;
+
+use super::DecodeError;
+use crate::fields::Fields;
+
+/// A row. Its bytes have been walked once, so walking them again cannot fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tuple {
+    count: u16,
+    values: Bytes,
+}
+
+/// A value in text format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    Null,
+    /// A TOASTed value that the change left alone: it was not sent.
+    Unchanged,
+    Text(&'a [u8]),
+}
+
+impl Tuple {
+    /// Cuts a tuple off `fields`, which are part of `bytes`.
+    pub(super) fn cut(bytes: &Bytes, fields: &mut Fields<'_>) -> Result<Self, DecodeError> {
+        let malformed = DecodeError::Malformed('N');
+        let count = fields.u16().ok_or(malformed)?;
+        let start = fields.rest();
+        for _ in 0..count {
+            match fields.u8().ok_or(malformed)? {
+                b'n' | b'u' => {}
+                b't' => {
+                    let length = fields.length().ok_or(malformed)?;
+                    fields.take(length).ok_or(malformed)?;
+                }
+                other => return Err(DecodeError::Format(char::from(other))),
+            }
+        }
+        let length = start.len() - fields.rest().len();
+        let values = start.get(..length).ok_or(malformed)?;
+        Ok(Self { count, values: bytes.slice_ref(values) })
+    }
+
+    /// The number of values.
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// The values in the order of the columns.
+    pub(crate) fn values(&self) -> impl Iterator<Item = Value<'_>> {
+        let mut fields = Fields::new(&self.values);
+        std::iter::from_fn(move || match fields.u8()? {
+            b'n' => Some(Value::Null),
+            b'u' => Some(Value::Unchanged),
+            _ => {
+                let length = fields.length()?;
+                fields.take(length).map(Value::Text)
+            }
+        })
+    }
+
+    /// The value at `place`.
+    pub(crate) fn value(&self, place: usize) -> Option<Value<'_>> {
+        self.values().nth(place)
+    }
+
+    /// Bytes that it keeps in memory, roughly.
+    pub(crate) fn size(&self) -> usize {
+        self.values.len()
+    }
+}

@@ -1,0 +1,22 @@
+//! Our own replication connection.
+//!
+//! ```text
+//! transport ── frames ──▶ connection ── START_REPLICATION ──▶ stream ──▶ pgoutput
+//!  TCP, TLS                startup, SCRAM                       ▲
+//!                                            feedback task ─────┘ status, whatever downstream does
+//! ```
+//!
+//! The invariant: what is read stays in a buffer that the connection owns, so that any read can be
+//! cancelled, and the write half belongs to one task, so that a message is never half written.
+
+mod authentication;
+mod connection;
+mod feedback;
+mod frame;
+mod stream;
+mod transport;
+
+pub(crate) use connection::{Identity, ReplicationConnection};
+pub(crate) use feedback::Durable;
+pub(crate) use frame::WireError;
+pub(crate) use stream::{ReplicationStream, Streamed};

@@ -1,0 +1,144 @@
+//! Frames of the PostgreSQL protocol, and what can be wrong with them.
+
+use std::fmt;
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::fields::Fields;
+
+/// A message of the server: a tag and what it says.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) tag: u8,
+    pub(super) body: Bytes,
+}
+
+/// A row is at most 1 GiB, and so is a message; twice that is a stream out of step.
+const FRAME_BYTES_MAX: usize = 2 << 30;
+const HEADER_BYTES: usize = 5;
+
+/// What can go wrong on the connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("the connection failed: {0}")]
+    Io(#[source] io::Error),
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("the server ended replication")]
+    Ended,
+    #[error("{0}")]
+    Server(Box<ServerError>),
+    #[error("the server does not speak TLS")]
+    TlsRefused,
+    #[error("{0}")]
+    Authentication(String),
+    #[error("the server no longer has the publication: {0}")]
+    PublicationSkipped(Box<ServerError>),
+    #[error("the server sent a malformed {0}")]
+    Malformed(&'static str),
+    #[error("the server announced a message of {0} bytes")]
+    FrameTooLong(usize),
+    #[error("the server sent message {tag:?} during {during}")]
+    Unexpected { tag: char, during: &'static str },
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// An `ErrorResponse` or a `NoticeResponse`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerError {
+    pub(crate) severity: String,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) detail: String,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ", {}", self.detail) }
+    }
+}
+
+impl Frame {
+    /// Cuts the next frame off `buffer`, if it is there as a whole.
+    pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Self>, WireError> {
+        let mut header = Fields::new(buffer);
+        let (Some(tag), Some(length)) = (header.u8(), header.length()) else {
+            return Ok(None);
+        };
+        if length < HEADER_BYTES - 1 {
+            return Err(WireError::Malformed("frame length"));
+        }
+        if length > FRAME_BYTES_MAX {
+            return Err(WireError::FrameTooLong(length));
+        }
+        if buffer.len() <= length {
+            // Room for all of it, so that a large row is not copied again and again.
+            buffer.reserve(length + 1 - buffer.len());
+            return Ok(None);
+        }
+        let mut body = buffer.split_to(length + 1).freeze();
+        body.advance(HEADER_BYTES);
+        Ok(Some(Self { tag, body }))
+    }
+
+    pub(super) fn unexpected(&self, during: &'static str) -> WireError {
+        WireError::Unexpected { tag: char::from(self.tag), during }
+    }
+
+    /// The body as an error or a notice.
+    pub(super) fn server_error(&self) -> ServerError {
+        let mut error = ServerError::default();
+        let mut fields = Fields::new(&self.body);
+        while let Some(kind) = fields.u8().filter(|kind| *kind != 0)
+            && let Some(text) = fields.string()
+        {
+            match kind {
+                // The severity that is never translated.
+                b'V' => text.clone_into(&mut error.severity),
+                b'C' => text.clone_into(&mut error.code),
+                b'M' => text.clone_into(&mut error.message),
+                b'D' => text.clone_into(&mut error.detail),
+                _ => {}
+            }
+        }
+        error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_cut_off_when_whole() {
+        let mut buffer = BytesMut::from(&b"Z\0\0\0\x05Ik\0\0\0\x05"[..]);
+        let frame = Frame::take(&mut buffer).unwrap().unwrap();
+        assert_eq!((frame.tag, &frame.body[..]), (b'Z', &b"I"[..]));
+        assert!(Frame::take(&mut buffer).unwrap().is_none());
+        buffer.extend_from_slice(b"x");
+        assert_eq!(Frame::take(&mut buffer).unwrap().unwrap().body, "x");
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_stream_out_of_step_is_noticed() {
+        for bad in [&b"Z\0\0\0\x03"[..], b"Z\xFF\xFF\xFF\xFF"] {
+            assert!(Frame::take(&mut BytesMut::from(bad)).is_err());
+        }
+    }
+
+    #[test]
+    fn errors_are_read() {
+        let body = Bytes::from_static(b"SFEHLER\0VERROR\0C42704\0Mno slot\0Dnone at all\0\0");
+        let error = Frame { tag: b'E', body }.server_error();
+        assert_eq!(error.severity, "ERROR");
+        assert_eq!(error.to_string(), "no slot (42704), none at all");
+    }
+}

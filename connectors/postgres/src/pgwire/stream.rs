@@ -1,0 +1,115 @@
+//! The replication stream: what the server sends once replication has started.
+
+use anabranch_core::Lsn;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, ReadHalf};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::feedback::{self, Durable};
+use super::frame::{Frame, WireError};
+use super::transport::Transport;
+use crate::fields::Fields;
+
+/// Bytes asked of the socket at once: a read that returns many small messages costs one call.
+const READ_BYTES: usize = 256 << 10;
+/// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped.
+const SKIPPED_PUBLICATION: &str = "55000";
+
+/// Messages of the server, and the task that answers it.
+pub(crate) struct ReplicationStream {
+    reader: ReadHalf<Box<dyn Transport>>,
+    buffer: BytesMut,
+    durable: Durable,
+    /// Ends when the connection fails.
+    _feedback: AbortOnDropHandle<()>,
+}
+
+/// A message of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Streamed {
+    /// One message of the output plugin.
+    Data(Bytes),
+    /// Nothing that is published lies before `wal_end` but what was sent already.
+    Keepalive { wal_end: Lsn },
+}
+
+impl ReplicationStream {
+    #[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]
+    pub(super) fn new(
+        transport: Box<dyn Transport>,
+        buffer: BytesMut,
+        durable: Durable,
+        wal_sender_timeout_ms: u64,
+    ) -> Self {
+        let (reader, writer) = tokio::io::split(transport);
+        let answers = durable.clone();
+        let feedback = tokio::spawn(async move {
+            let error = feedback::run(writer, answers, wal_sender_timeout_ms).await;
+            // The reader sees the same failure and reports it.
+            tracing::debug!(%error, "feedback ended");
+        });
+        Self { reader, buffer, durable, _feedback: AbortOnDropHandle::new(feedback) }
+    }
+
+    /// The next message. Cancel-safe: what was read stays in the buffer.
+    pub(crate) async fn next(&mut self) -> Result<Streamed, WireError> {
+        loop {
+            while let Some(frame) = Frame::take(&mut self.buffer)? {
+                if let Some(streamed) = self.understand(frame)? {
+                    return Ok(streamed);
+                }
+            }
+            self.buffer.reserve(READ_BYTES);
+            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+                return Err(WireError::Closed);
+            }
+        }
+    }
+
+    fn understand(&self, frame: Frame) -> Result<Option<Streamed>, WireError> {
+        match frame.tag {
+            b'd' => self.copy_data(frame.body).map(Some),
+            b'E' => Err(WireError::Server(Box::new(frame.server_error()))),
+            b'N' => {
+                let notice = frame.server_error();
+                tracing::debug!(%notice, "the server says");
+                // From PostgreSQL 18 on a missing publication is a notice, and its rows are lost.
+                if notice.code == SKIPPED_PUBLICATION {
+                    return Err(WireError::PublicationSkipped(Box::new(notice)));
+                }
+                Ok(None)
+            }
+            b'S' => Ok(None),
+            b'c' | b'C' | b'Z' => Err(WireError::Ended),
+            _ => Err(frame.unexpected("replication")),
+        }
+    }
+
+    fn copy_data(&self, mut body: Bytes) -> Result<Streamed, WireError> {
+        let mut fields = Fields::new(&body);
+        match fields.u8() {
+            Some(b'w') => {
+                const HEADER_BYTES: usize = 1 + 3 * 8;
+                let (Some(start), true) = (fields.u64(), body.len() >= HEADER_BYTES) else {
+                    return Err(WireError::Malformed("XLogData"));
+                };
+                self.durable.received(Lsn(start));
+                body.advance(HEADER_BYTES);
+                Ok(Streamed::Data(body))
+            }
+            Some(b'k') => {
+                let (Some(wal_end), Some(_clock), Some(reply)) =
+                    (fields.u64(), fields.i64(), fields.u8())
+                else {
+                    return Err(WireError::Malformed("keepalive"));
+                };
+                self.durable.received(Lsn(wal_end));
+                if reply == 1 {
+                    self.durable.answer_now();
+                }
+                Ok(Streamed::Keepalive { wal_end: Lsn(wal_end) })
+            }
+            Some(_) | None => Err(WireError::Malformed("CopyData")),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Looks up the values that the stream left out, so that every upsert in the log is complete.
+//!
+//! ```text
+//! drafts with missing values ── keys ──▶ one read-only snapshot that sees their transactions
+//!                          ◀── values ──     then: hold until what it saw is flushed
+//! ```
+//!
+//! The invariant: a value is as new as its event or newer, and if newer, a newer event is certain to
+//! follow. The snapshot sees every transaction of the drafts, so no value is older; the flush
+//! position has reached what had been inserted after the read, so no crash of the server takes
+//! back what was seen.
+
+mod lookup;
+mod visibility;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::{Change, Error, ErrorKind, Lsn, Result};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::catalog::Relation;
+use crate::error::Context;
+use crate::pgoutput::Value;
+use crate::row::RowWriter;
+use crate::server::{Server, names};
+use crate::transaction::{Draft, Merged, Missing};
+use lookup::{Current, current_names, lock, look_up};
+use visibility::Snapshot;
+
+/// The first wait for a transaction to become visible, or for the WAL to be flushed.
+const BACKOFF_MIN: Duration = Duration::from_millis(2);
+/// The longest: what we wait for is a commit that is under way.
+const BACKOFF_MAX: Duration = Duration::from_millis(200);
+/// A wait that somebody should know of.
+const LONG_WAIT: Duration = Duration::from_secs(10);
+/// How long the server may take to flush by itself before it is asked to.
+const FLUSH_WAIT: Duration = Duration::from_millis(50);
+
+/// Fills in what is missing.
+#[derive(Debug)]
+pub(crate) struct Reread {
+    application_name: String,
+    writer: RowWriter,
+    /// The highest insert LSN that a re-read has seen.
+    pub(crate) seen: Lsn,
+}
+
+/// What a re-read brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) rows: usize,
+    pub(crate) values: usize,
+    pub(crate) bytes: usize,
+}
+
+/// A row to look up.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) relation: Arc<Relation>,
+    /// The texts of its key columns, in the order of the key.
+    pub(crate) key: Vec<Bytes>,
+    /// The columns whose values are wanted.
+    pub(crate) attnums: BTreeSet<i16>,
+}
+
+/// What became of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The values of the columns that are as they were; a dropped column is null.
+    Row(HashMap<i16, Current>),
+    /// The row is gone, or its table is.
+    Gone,
+}
+
+/// Rows by table and encoded key, so that one that changed often is looked up once.
+pub(crate) type WantedRows = HashMap<(u32, Bytes), Wanted>;
+/// What was found, by the same.
+pub(crate) type FoundRows = HashMap<(u32, Bytes), Found>;
+
+impl Reread {
+    pub(crate) fn new(application_name: &str, seen: Lsn) -> Self {
+        let application_name = application_name.to_owned();
+        Self { application_name, writer: RowWriter::default(), seen }
+    }
+
+    /// Fills in everything that is missing in `drafts`, on a session of its own.
+    pub(crate) async fn fill(&mut self, client: &Client, drafts: &mut [Draft]) -> Result<Outcome> {
+        let (wanted, xids) = wanted(drafts);
+        if wanted.is_empty() {
+            return Ok(Outcome::default());
+        }
+        let found = self.read(client, &wanted, &xids).await?;
+        self.seen = self.seen.max(wait_for_flush(client).await?);
+        let mut outcome = Outcome { rows: wanted.len(), ..Outcome::default() };
+        for draft in drafts {
+            if let Some(missing) = draft.missing.take() {
+                self.complete(draft, &missing, &found, &mut outcome)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Reads all rows in one snapshot that sees `xids`.
+    async fn read(
+        &self,
+        client: &Client,
+        wanted: &WantedRows,
+        xids: &BTreeSet<u32>,
+    ) -> Result<FoundRows> {
+        let began = Instant::now();
+        let mut backoff = BACKOFF_MIN;
+        let mut told = false;
+        let oids: BTreeSet<u32> = wanted.keys().map(|(oid, _)| *oid).collect();
+        loop {
+            let names = current_names(client, &oids).await?;
+            // The locks come before the snapshot: a rewrite of the table that comes in between
+            // would make it look empty.
+            if lock(client, &names).await? {
+                let snapshot = Snapshot::take(client).await?;
+                match xids.iter().find(|xid| !snapshot.sees(**xid)) {
+                    None => {
+                        let found = look_up(client, &names, wanted).await?;
+                        finish(client, "commit").await?;
+                        return Ok(found);
+                    }
+                    Some(xid) if !told && began.elapsed() > LONG_WAIT => {
+                        tracing::warn!(xid, "a committed transaction is not visible yet");
+                        told = true;
+                        self.refuse_deadlock(client).await?;
+                    }
+                    Some(_) => {}
+                }
+            }
+            finish(client, "rollback").await?;
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// A commit that waits for us as its synchronous standby becomes visible only after we
+    /// confirmed it, which we do only after we have seen it.
+    async fn refuse_deadlock(&self, client: &Client) -> Result<()> {
+        let server = Server::read(client).await?;
+        if names(&server.synchronous_standby_names, &self.application_name) {
+            server.require(&self.application_name)?;
+        }
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        draft: &mut Draft,
+        missing: &Missing,
+        found: &FoundRows,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let relation = &missing.relation;
+        let Change::Row { key, after, unchanged, .. } = &mut draft.event.change else {
+            return Ok(());
+        };
+        let row = match found.get(&(relation.table.oid, key.clone())) {
+            Some(Found::Row(row)) => Some(row),
+            Some(Found::Gone) | None => None,
+        };
+        let current = |place: usize| {
+            let attnum = relation.table.columns.get(place)?.attnum;
+            row?.get(&attnum).filter(|current| **current != Current::TypeChanged)
+        };
+        for place in &missing.places {
+            match current(*place) {
+                Some(Current::Value(value)) => {
+                    outcome.values += 1;
+                    outcome.bytes += value.len();
+                }
+                Some(Current::Null | Current::TypeChanged) => {}
+                None => unchanged.extend(name(relation, *place)),
+            }
+        }
+        let merged = Merged { new: &missing.new, old: missing.old.as_ref(), relation };
+        let mut values: Vec<Value<'_>> = merged.values().collect();
+        for (place, value) in values.iter_mut().enumerate() {
+            if *value == Value::Unchanged {
+                *value = match current(place) {
+                    Some(Current::Value(text)) => Value::Text(text),
+                    Some(Current::Null | Current::TypeChanged) | None => Value::Null,
+                };
+            }
+        }
+        let row = self.writer.row(&relation.layout, values.iter().copied());
+        let value = |place: usize| values.get(place).copied();
+        *after = Some(row.map_err(|bad| bad.error(&relation.table, value))?);
+        Ok(())
+    }
+}
+
+fn name(relation: &Relation, place: usize) -> Option<String> {
+    relation.table.columns.get(place).map(|column| column.name.clone())
+}
+
+/// The rows to look up, and the transactions that must be visible.
+fn wanted(drafts: &[Draft]) -> (WantedRows, BTreeSet<u32>) {
+    let mut rows = WantedRows::new();
+    let mut xids = BTreeSet::new();
+    for draft in drafts {
+        let (Some(missing), Change::Row { key, .. }) = (&draft.missing, &draft.event.change) else {
+            continue;
+        };
+        xids.insert(draft.event.transaction.xid);
+        let relation = &missing.relation;
+        let row = rows.entry((relation.table.oid, key.clone())).or_insert_with(|| Wanted {
+            relation: Arc::clone(relation),
+            key: key_texts(missing),
+            attnums: BTreeSet::new(),
+        });
+        // The newest version of the table knows the most columns.
+        row.relation = Arc::clone(relation);
+        let columns = missing.places.iter().filter_map(|p| relation.table.columns.get(*p));
+        row.attnums.extend(columns.map(|column| column.attnum));
+    }
+    (rows, xids)
+}
+
+fn key_texts(missing: &Missing) -> Vec<Bytes> {
+    let relation = &missing.relation;
+    let merged = Merged { new: &missing.new, old: missing.old.as_ref(), relation };
+    let text = |place: &usize| match merged.value(*place) {
+        Some(Value::Text(text)) => Bytes::copy_from_slice(text),
+        Some(Value::Null | Value::Unchanged) | None => Bytes::new(),
+    };
+    relation.table.key.iter().map(text).collect()
+}
+
+async fn finish(client: &Client, how: &str) -> Result<()> {
+    client.batch_execute(how).await.doing(|| "end a re-read".to_owned())
+}
+
+/// Waits until everything that a snapshot may have seen is flushed; returns how far that is.
+async fn wait_for_flush(client: &Client) -> Result<Lsn> {
+    let action = || "wait until the server has flushed its WAL".to_owned();
+    let position = |column: &'static str| async move {
+        let query = format!(
+            "select {column}::text, setting::int8 from pg_settings where name = 'wal_segment_size'"
+        );
+        let row = client.query_one(&query, &[]).await.doing(action)?;
+        let lsn: &str = row.try_get(0).doing(action)?;
+        let lsn: Lsn =
+            lsn.parse().map_err(|error| Error::new(ErrorKind::Bug, action()).with_source(error))?;
+        Ok::<_, Error>((lsn, row.try_get::<_, i64>(1).doing(action)?.unsigned_abs()))
+    };
+    let (inserted, segment_bytes) = position("pg_current_wal_insert_lsn()").await?;
+    let target = visibility::end_of_records(inserted, segment_bytes);
+    let began = Instant::now();
+    let mut backoff = BACKOFF_MIN;
+    let mut asked = false;
+    while position("pg_current_wal_flush_lsn()").await?.0 < target {
+        if !asked && began.elapsed() > FLUSH_WAIT {
+            // Without a commit the tail of the WAL may stay where it is for a while.
+            asked = true;
+            let sql = "select pg_logical_emit_message(true, 'anabranch', 'flush')";
+            client.batch_execute(sql).await.doing(action)?;
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+    Ok(target)
+}

@@ -1,0 +1,293 @@
+//! The initial copy of the tables, as of the point where the slot begins.
+//!
+//! ```text
+//! publication ──▶ slot, exporting its snapshot ──▶ session on that snapshot ──▶ lock ──▶ check ──▶ COPY
+//! ```
+//!
+//! The invariant: a row is either in the snapshot or comes through the slot. The order above makes
+//! it so: the publication is there before the slot looks at the first record, the locks keep the
+//! tables from being rewritten, and the check finds a rewrite that came before them, under which
+//! COPY would find nothing and say nothing.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::{
+    Change, Error, ErrorKind, Event, LogBatch, Lsn, Op, Phase, Position, Result, SourceCursor,
+    Table, Transaction,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+use crate::catalog::{RawTable, Relation, load_by_name};
+use crate::copy_text;
+use crate::error::{Context, bug};
+use crate::pgoutput::Value;
+use crate::publication::{self, Publication, quoted};
+use crate::row::RowWriter;
+use crate::session::Session;
+use crate::slot::Slot;
+use crate::source::Run;
+
+/// Rewrites that may come between the slot and the locks before we give up for now.
+const ATTEMPTS_MAX: usize = 10;
+/// A wait for running transactions that somebody should know of.
+const LONG_WAIT: Duration = Duration::from_secs(10);
+/// Bytes of WAL below the consistent point at which the rows of the snapshot stand.
+const BELOW_POINT: u64 = 32;
+
+/// A session on the snapshot of the slot, with the tables locked and checked.
+struct Opened {
+    session: Session,
+    point: Lsn,
+    began_us: i64,
+    tables: Vec<RawTable>,
+}
+
+/// Copies all tables and returns the cursor of the stream that follows. `cursor` is the durable
+/// record that a history begins.
+pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCursor> {
+    let opened = open(run).await?;
+    let mut copying = Copying::new(run, &opened, cursor);
+    copying.clear().await?;
+    for table in &opened.tables {
+        copying.table(&opened.session, table).await?;
+    }
+    copying.finish().await
+}
+
+async fn open(run: &mut Run) -> Result<Opened> {
+    for _ in 0..ATTEMPTS_MAX {
+        if let Some(slot) = Slot::read(&run.session, &run.config.slot).await? {
+            slot.drop(&run.session).await?;
+        }
+        ensure_publication(run).await?;
+        let (point, snapshot) = create_slot(run).await?;
+        if point >= Lsn::VERSION_LIMIT {
+            return Err(bug("begin a history", format!("{point} is past what versions can hold")));
+        }
+        if let Some(opened) = import(run, point, &snapshot).await? {
+            tracing::info!(%point, tables = opened.tables.len(), "copying the tables");
+            return Ok(opened);
+        }
+        tracing::info!("a table was rewritten while the snapshot began: beginning again");
+    }
+    Err(Error::new(ErrorKind::Transient, "begin a snapshot")
+        .with_source("tables were rewritten each time")
+        .with_help("let ALTER TABLE, TRUNCATE, CLUSTER and VACUUM FULL rest for a moment"))
+}
+
+async fn ensure_publication(run: &Run) -> Result<()> {
+    let name = &run.config.publication;
+    if Publication::read(&run.session, name).await?.is_some() {
+        return Ok(());
+    }
+    let names = run.config.table_names()?;
+    let (tables, _) = load_by_name(&run.session, &names, name).await?;
+    publication::create(&run.session, name, &tables).await
+}
+
+/// Creates the slot, which waits until every transaction that runs now has ended.
+async fn create_slot(run: &mut Run) -> Result<(Lsn, String)> {
+    let slot = run.config.slot.clone();
+    let mut creating = pin!(run.replication.create_slot(&slot, run.server_version));
+    let created = match tokio::time::timeout(LONG_WAIT, creating.as_mut()).await {
+        Ok(created) => created,
+        Err(_elapsed) => {
+            tracing::info!(slot, "creating the slot waits for transactions that are running");
+            creating.await
+        }
+    };
+    created.doing(|| format!("create slot {slot}"))
+}
+
+/// Opens a session on the snapshot; `None` if a table was rewritten before it could be locked.
+async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Opened>> {
+    let action = || "open the snapshot of the slot".to_owned();
+    let session = Session::open(&run.config).await?;
+    let begin = format!(
+        "begin isolation level repeatable read read only; set transaction snapshot {}",
+        escape_literal(snapshot)
+    );
+    session.batch_execute(&begin).await.doing(action)?;
+    let names = run.config.table_names()?;
+    let (tables, types) = load_by_name(&session, &names, &run.config.publication).await?;
+    if tables.len() != names.len() {
+        return Err(
+            Error::new(ErrorKind::Transient, action()).with_source("a table came or went just now")
+        );
+    }
+    let locked: Vec<String> = tables.iter().map(from).collect();
+    let lock = format!("lock table {} in access share mode", locked.join(", "));
+    session.batch_execute(&lock).await.doing(action)?;
+    if was_rewritten(&session, &tables).await? {
+        return Ok(None);
+    }
+    for table in &tables {
+        run.catalog.adopt(table, &types)?;
+    }
+    let query = "select (extract(epoch from now()) * 1000000)::int8";
+    let began = session.query_one(query, &[]).await.and_then(|row| row.try_get(0)).doing(action)?;
+    Ok(Some(Opened { session, point, began_us: began, tables }))
+}
+
+/// Whether a table has other storage now than in the snapshot: then its rows in the snapshot are
+/// not to be had any more.
+async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let query = "
+        with recursive tree(oid) as (
+          select unnest($1::oid[])
+          union select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid)
+        select exists (
+          select from tree join pg_class c on c.oid = tree.oid
+          where c.relkind = 'r' and c.relfilenode is distinct from pg_relation_filenode(c.oid))";
+    session
+        .query_one(query, &[&oids])
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "compare the storage of the tables".to_owned())
+}
+
+/// What to read from: a partitioned table with its partitions, any other without its children.
+fn from(table: &RawTable) -> String {
+    let only = if table.kind == 'p' { "" } else { "only " };
+    format!("{only}{}", quoted(table))
+}
+
+fn copy_sql(table: &RawTable) -> String {
+    let columns: Vec<String> =
+        table.published_columns().iter().map(|column| escape_identifier(&column.name)).collect();
+    let filter = table.published.as_ref().and_then(|published| published.filter.as_ref());
+    let filter = filter.map(|filter| format!(" where {filter}")).unwrap_or_default();
+    format!("copy (select {} from {}{filter}) to stdout", columns.join(", "), from(table))
+}
+
+/// The copy under way.
+struct Copying<'a> {
+    run: &'a Run,
+    cursor: SourceCursor,
+    position: Position,
+    transaction: Arc<Transaction>,
+    writer: RowWriter,
+    batch: LogBatch,
+    bytes: usize,
+}
+
+impl<'a> Copying<'a> {
+    fn new(run: &'a Run, opened: &Opened, cursor: SourceCursor) -> Self {
+        let commit_lsn = Lsn(opened.point.0.saturating_sub(BELOW_POINT));
+        let cursor = SourceCursor { phase: Phase::Snapshot, confirm: opened.point, ..cursor };
+        let transaction = Transaction { xid: 0, commit_lsn, commit_us: opened.began_us };
+        Self {
+            run,
+            position: Position { epoch: cursor.epoch, commit_lsn, ordinal: 0 },
+            cursor,
+            transaction: Arc::new(transaction),
+            writer: RowWriter::default(),
+            // The tables may have changed since they were announced.
+            batch: LogBatch { tables: run.catalog.tables(), events: Vec::new() },
+            bytes: 0,
+        }
+    }
+
+    /// Takes back what an unfinished snapshot before this one has left in the log.
+    async fn clear(&mut self) -> Result<()> {
+        if self.cursor.epoch.0 > 0 {
+            for table in self.run.catalog.tables() {
+                let event = self.event(table, Change::Truncate);
+                self.batch.events.push(event);
+            }
+        }
+        // The record that a snapshot is under way comes before its first row in any case.
+        self.hand_over().await
+    }
+
+    async fn table(&mut self, session: &Session, table: &RawTable) -> Result<()> {
+        let name = table.full_name();
+        let action = || format!("copy {name}");
+        let relation = self.run.catalog.relation(table.oid).cloned();
+        let relation = relation.ok_or_else(|| bug(action(), "it is not in the catalog"))?;
+        let mut rows = pin!(session.copy_out(&copy_sql(table)).await.doing(action)?);
+        while let Some(line) = rows.next().await {
+            self.row(&relation, &line.doing(action)?)?;
+            if self.bytes >= self.run.config.batch_bytes_max {
+                self.hand_over().await?;
+            }
+        }
+        tracing::info!(table = name, rows = self.position.ordinal, "copied, rows in all so far");
+        Ok(())
+    }
+
+    fn row(&mut self, relation: &Arc<Relation>, line: &Bytes) -> Result<()> {
+        let texts: Vec<Option<Cow<'_, [u8]>>> = copy_text::values(line).collect();
+        if texts.len() != relation.table.columns.len() {
+            return Err(bug("read a copied row", "it has another number of columns"));
+        }
+        let values: Vec<Value<'_>> =
+            texts.iter().map(|text| text.as_deref().map_or(Value::Null, Value::Text)).collect();
+        let value = |place: usize| values.get(place).copied();
+        let table = &relation.table;
+        let key = self.writer.key(&relation.layout, value);
+        let key = key.map_err(|bad| bad.error(table, value))?;
+        let row = self.writer.row(&relation.layout, values.iter().copied());
+        let row = row.map_err(|bad| bad.error(table, value))?;
+        self.position.ordinal += 1;
+        let change = Change::Row {
+            op: Op::Read,
+            key,
+            before: None,
+            after: Some(row),
+            unchanged: Vec::new(),
+        };
+        let event = self.event(Arc::clone(table), change);
+        self.bytes += event.size();
+        self.batch.events.push(event);
+        Ok(())
+    }
+
+    fn event(&self, table: Arc<Table>, change: Change) -> Event {
+        let transaction = Arc::clone(&self.transaction);
+        Event { table, position: self.position, part: 0, transaction, change }
+    }
+
+    async fn hand_over(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        self.run.stats.copied(batch.events.len());
+        self.run.send(batch, self.cursor.clone()).await
+    }
+
+    /// From here on the stream goes on.
+    async fn finish(mut self) -> Result<SourceCursor> {
+        self.cursor.phase = Phase::Streaming;
+        self.hand_over().await?;
+        Ok(self.cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::raw_orders;
+
+    #[test]
+    fn a_copy_lists_its_columns_and_filters() {
+        assert_eq!(
+            copy_sql(&raw_orders()),
+            "copy (select \"id\", \"note\" from only \"shop\".\"orders\") to stdout"
+        );
+        let published = crate::catalog::Published {
+            columns: vec!["id".into()],
+            filter: Some("(id > 5)".into()),
+        };
+        let partitioned = RawTable { kind: 'p', published: Some(published), ..raw_orders() };
+        assert_eq!(
+            copy_sql(&partitioned),
+            "copy (select \"id\" from \"shop\".\"orders\" where (id > 5)) to stdout"
+        );
+    }
+}

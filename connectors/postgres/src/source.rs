@@ -1,0 +1,317 @@
+//! The source as the loop sees it: a lock, and one run at a time.
+//!
+//! ```text
+//! open ── advisory lock ──▶ seek ── plan ──▶ run (a task) ── batches ──▶ next
+//!                                             ▲
+//!                             confirm ────────┘ the position record is durable
+//! ```
+//!
+//! The run is a task of its own, so a call of `next` may be cancelled at any point, and rows are
+//! read and encoded while the batch before is being written. Dropping the source ends everything.
+
+mod run;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::{Error, ErrorKind, LogBatch, Phase, Result, Source, SourceCursor, Table};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
+use crate::config::PostgresConfig;
+use crate::error::{Context, bug};
+use crate::pgwire::{Durable, Identity, ReplicationConnection};
+use crate::publication::{self, Publication};
+use crate::server::Server;
+use crate::session::Session;
+use crate::slot::{Plan, Slot, decide};
+use crate::stats::SourceStats;
+use crate::tls;
+pub(crate) use run::{Item, Run};
+
+/// Batches that wait for the loop: one, so that the next is made while it is written.
+const BATCHES_MAX: usize = 1;
+/// Time between two tries for the lock. Waiting inside PostgreSQL would hold back its vacuum.
+const LOCK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a slot may stay in use before that is an error: a predecessor that was killed is gone
+/// as soon as the server has read from its socket.
+const SLOT_WAIT_MAX: Duration = Duration::from_secs(5);
+const SLOT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The changes of the configured tables, from a snapshot on.
+pub struct PostgresSource {
+    config: Arc<PostgresConfig>,
+    lock: Session,
+    known: KnownTables,
+    stats: Arc<SourceStats>,
+    running: Option<Running>,
+}
+
+/// The run after the last `seek`.
+struct Running {
+    inbox: mpsc::Receiver<Item>,
+    /// Whether the record that says `starting` is durable.
+    started: watch::Sender<bool>,
+    durable: Durable,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl std::fmt::Debug for PostgresSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresSource").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl PostgresSource {
+    /// Takes the lock on the source, which one process has at a time; waits for it as standby, as
+    /// long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// `Config` if the configuration or the server's answer is wrong, `Transient` if the server
+    /// cannot be reached.
+    pub async fn open(config: PostgresConfig) -> Result<Self> {
+        config.validate()?;
+        let lock = Session::open(&config).await?;
+        let mut told = false;
+        while !try_lock(&lock, &config.slot).await? {
+            if !told {
+                tracing::info!(slot = config.slot, "another process reads this source: waiting");
+                told = true;
+            }
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            lock,
+            known: KnownTables::default(),
+            stats: Arc::default(),
+            running: None,
+        })
+    }
+
+    /// Says what the log holds, in any order and any number of versions; the numbering goes on
+    /// from there. To be called before the first `seek` if the log is not empty.
+    pub fn know(&mut self, tables: impl IntoIterator<Item = Arc<Table>>) {
+        tables.into_iter().for_each(|table| self.known.insert(table));
+    }
+
+    /// Figures of this source; they go on across `seek`.
+    #[must_use]
+    pub fn stats(&self) -> Arc<SourceStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Has the lock again if its session was lost.
+    async fn relock(&mut self) -> Result<()> {
+        if !self.lock.is_closed() {
+            return Ok(());
+        }
+        let lock = Session::open(&self.config).await?;
+        if !try_lock(&lock, &self.config.slot).await? {
+            return Err(lost_lock().with_source("another process has it now".to_owned()));
+        }
+        self.lock = lock;
+        Ok(())
+    }
+
+    /// Connects, decides how to go on, and makes the run that does it.
+    async fn prepare(
+        &self,
+        after: Option<SourceCursor>,
+    ) -> Result<(Run, mpsc::Receiver<Item>, watch::Sender<bool>)> {
+        let config = &self.config;
+        let session = Session::open(config).await?;
+        let server = Server::read(&session).await?;
+        server.require(&config.application_name)?;
+        let endpoint = config.endpoint()?;
+        let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
+        let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
+        let mut replication = ReplicationConnection::open(&endpoint, &config.application_name, tls)
+            .await
+            .doing(action)?;
+        let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
+        same_server(&server, identity)?;
+        let slot = Slot::read(&session, &config.slot).await?;
+        let names = (config.slot.as_str(), endpoint.database.as_str());
+        let plan = decide(after.as_ref(), slot.as_ref(), identity, names)?;
+        wait_until_free(&session, slot).await?;
+        let (tables, types) = self.tables(&session).await?;
+        self.check_publication(&session, &plan, &tables).await?;
+        if plan == Plan::Stream {
+            self.require_known(&tables)?;
+        }
+        let mut catalog = Catalog::new(config.table_names()?, self.known.clone());
+        for table in &tables {
+            catalog.adopt(table, &types)?;
+        }
+        let (out, inbox) = mpsc::channel(BATCHES_MAX);
+        let (started, is_started) = watch::channel(false);
+        let run = Run {
+            config: Arc::clone(config),
+            stats: Arc::clone(&self.stats),
+            server_version: server.version,
+            identity,
+            plan,
+            after,
+            session,
+            replication,
+            catalog,
+            durable: Durable::default(),
+            started: is_started,
+            out,
+        };
+        Ok((run, inbox, started))
+    }
+
+    /// The configured tables; each must be there and fit to be read.
+    async fn tables(&self, session: &Session) -> Result<(Vec<RawTable>, Types)> {
+        let names = self.config.table_names()?;
+        let (tables, types) = load_by_name(session, &names, &self.config.publication).await?;
+        for name in names {
+            let table = tables.iter().find(|table| table.name() == name);
+            let full_name = format!("{}.{}", name.schema, name.name);
+            let table = table.ok_or_else(|| {
+                Error::new(ErrorKind::Config, format!("read {full_name}"))
+                    .with_source("there is no such table")
+                    .with_help("create it, or take it out of [source] tables")
+            })?;
+            table.require_readable()?;
+        }
+        Ok((tables, types))
+    }
+
+    /// A stream goes on only for tables whose rows the log has from the beginning.
+    fn require_known(&self, tables: &[RawTable]) -> Result<()> {
+        let Some(table) = tables.iter().find(|table| !self.known.has(table.oid)) else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Config, format!("go on with {}", table.full_name()))
+            .with_source("the log does not have it: it was added, or created again, since")
+            .with_help(
+                "take it out of [source] tables; or run `anabranch teardown` and start again with \
+                 it",
+            ))
+    }
+
+    async fn check_publication(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        tables: &[RawTable],
+    ) -> Result<()> {
+        let name = &self.config.publication;
+        let publication = Publication::read(session, name).await?;
+        match (publication, plan) {
+            (Some(publication), _) => {
+                publication.obstacles(tables).into_iter().next().map_or(Ok(()), Err)
+            }
+            (None, Plan::Begin { .. }) => Ok(()),
+            (None, Plan::Stream) => Err(Error::new(
+                ErrorKind::Config,
+                format!("read from publication {name}"),
+            )
+            .with_source("it was dropped, and changes since then cannot be told apart")
+            .with_help(format!(
+                "run `anabranch teardown` and start again; if nothing was written since it was \
+                 dropped: {}",
+                publication::create_sql(name, tables)
+            ))),
+        }
+    }
+}
+
+impl Source for PostgresSource {
+    type Batch = LogBatch;
+    type Cursor = SourceCursor;
+
+    async fn seek(&mut self, after: Option<SourceCursor>) -> Result<()> {
+        // The run before holds the slot.
+        self.running = None;
+        self.relock().await?;
+        let (run, inbox, started) = Box::pin(self.prepare(after)).await?;
+        let durable = run.durable.clone();
+        let task = spawn(run);
+        self.running = Some(Running { inbox, started, durable, _task: task });
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<(LogBatch, SourceCursor)>> {
+        let Some(running) = &mut self.running else {
+            return Err(bug("read the source", "next before seek, or after an error"));
+        };
+        // The lock comes first: without it nothing may be handed over. Both are cancel-safe.
+        let item = tokio::select! {
+            biased;
+            () = self.lock.closed() => Some(Err(lost_lock())),
+            item = running.inbox.recv() => item,
+        };
+        match item {
+            Some(Ok(item)) => Ok(Some(item)),
+            Some(Err(error)) => {
+                self.running = None;
+                Err(error)
+            }
+            None => Err(bug("read the source", "its task ended without a word")),
+        }
+    }
+
+    async fn confirm(&mut self, upto: SourceCursor) -> Result<()> {
+        let Some(running) = &self.running else { return Ok(()) };
+        match upto.phase {
+            Phase::Starting => {
+                running.started.send_replace(true);
+            }
+            Phase::Snapshot => {}
+            Phase::Streaming => {
+                running.durable.confirm(upto.confirm);
+                self.stats.durable(upto.confirm);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]
+fn spawn(run: Run) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(run.run()))
+}
+
+async fn try_lock(session: &Session, slot: &str) -> Result<bool> {
+    let action = || format!("lock the source of slot {slot}");
+    let query = "select pg_try_advisory_lock(hashtextextended('anabranch source ' || $1, 0))";
+    session.query_one(query, &[&slot]).await.and_then(|row| row.try_get(0)).doing(action)
+}
+
+fn lost_lock() -> Error {
+    Error::new(ErrorKind::Transient, "keep the lock on the source: its session ended")
+}
+
+/// Re-reads and replication must be about one history.
+fn same_server(server: &Server, identity: Identity) -> Result<()> {
+    if (server.system_id, server.timeline) == (identity.system_id, identity.timeline) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Config, "read and replicate from one server")
+        .with_source(format!(
+            "system {} on timeline {} answers queries, system {} on timeline {} replicates",
+            server.system_id, server.timeline, identity.system_id, identity.timeline
+        ))
+        .with_help("point [source] url at the primary itself, not at a balancer"))
+}
+
+async fn wait_until_free(session: &Session, mut slot: Option<Slot>) -> Result<()> {
+    let began = Instant::now();
+    while let Some(used) = slot
+        && let Some(error) = used.in_use()
+    {
+        if began.elapsed() > SLOT_WAIT_MAX {
+            return Err(error);
+        }
+        tokio::time::sleep(SLOT_INTERVAL).await;
+        slot = Slot::read(session, &used.name).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! Turns the messages of transactions into events with positions and parts.
+//!
+//! ```text
+//! Begin, rows, TRUNCATEs, Commit ── Assembler ──▶ Draft (an event, perhaps with values to re-read)
+//! ```
+//!
+//! Pure. The invariants: positions are a function of the source's history alone, so that a replay
+//! gives the same; a row is in a higher part than the TRUNCATE or the split before it; and of a
+//! transaction that was split, what the log has is skipped and the parts go on.
+
+mod parts;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_core::{Change, Epoch, Event, Lsn, Op, Position, Result, Split, Transaction};
+use bytes::Bytes;
+
+use crate::catalog::{Catalog, Relation};
+use crate::error::{bug, lost};
+use crate::pgoutput::{Begin, Commit, Message, OldTuple, Tuple, Value};
+use crate::row::{BadValue, RowWriter};
+use parts::Parts;
+
+/// Reads transactions in the order of their commits.
+#[derive(Debug)]
+pub(crate) struct Assembler {
+    epoch: Epoch,
+    /// Transactions that committed before this are in the log.
+    delivered: Lsn,
+    /// The transaction that is partly in the log.
+    resumed: Option<Split>,
+    open: Option<Open>,
+    writer: RowWriter,
+}
+
+/// The transaction that is being read.
+#[derive(Debug)]
+struct Open {
+    transaction: Arc<Transaction>,
+    /// The ordinal of the last row or TRUNCATE.
+    ordinal: u64,
+    /// Events up to this ordinal are in the log.
+    skip_to: u64,
+    /// All of it is in the log.
+    delivered: bool,
+    parts: Parts,
+}
+
+/// An event, and what is missing in it.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    /// Its `after` is `None` as long as something is missing.
+    pub(crate) event: Event,
+    pub(crate) missing: Option<Box<Missing>>,
+}
+
+/// A new row of which unchanged values were not sent.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) relation: Arc<Relation>,
+    pub(crate) new: Tuple,
+    pub(crate) old: Option<OldTuple>,
+    /// Places of the columns without a value.
+    pub(crate) places: Vec<usize>,
+}
+
+/// What a message means to whoever collects drafts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Go on.
+    More,
+    /// Everything before `end_lsn` was read.
+    Committed { end_lsn: Lsn },
+}
+
+impl Assembler {
+    /// Goes on after `delivered`, within `split` if that is set.
+    pub(crate) fn new(epoch: Epoch, delivered: Lsn, split: Option<Split>) -> Self {
+        Self { epoch, delivered, resumed: split, open: None, writer: RowWriter::default() }
+    }
+
+    /// Whether a transaction has begun that has not committed yet.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Takes the next message; adds what it changes to `drafts`.
+    pub(crate) fn push(
+        &mut self,
+        message: Message,
+        catalog: &Catalog,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<Step> {
+        match message {
+            Message::Begin(begin) => self.begin(begin)?,
+            Message::Commit(commit) => return self.commit(commit),
+            Message::Insert { relation, new } => {
+                self.row(catalog.relation(relation), (Op::Create, None, Some(new)), drafts)?;
+            }
+            Message::Update { relation, old, new } => {
+                self.row(catalog.relation(relation), (Op::Update, old, Some(new)), drafts)?;
+            }
+            Message::Delete { relation, old } => {
+                self.row(catalog.relation(relation), (Op::Delete, Some(old), None), drafts)?;
+            }
+            Message::Truncate { relations } => self.truncate(&relations, catalog, drafts)?,
+            Message::Origin | Message::Relation(_) | Message::Type | Message::Logical => {}
+        }
+        Ok(Step::More)
+    }
+
+    /// Ends a batch within the open transaction: what follows is in higher parts. Returns what
+    /// the log has then.
+    pub(crate) fn split(&mut self) -> Option<Split> {
+        let open = self.open.as_mut()?;
+        open.parts.split();
+        Some(Split {
+            commit_lsn: open.transaction.commit_lsn,
+            ordinal: open.ordinal,
+            parts: open.parts.next(),
+        })
+    }
+
+    fn begin(&mut self, begin: Begin) -> Result<()> {
+        let lsn = begin.commit_lsn;
+        if self.open.is_some() {
+            return Err(bug("read the stream", format!("transaction {lsn} begins in another")));
+        }
+        if lsn >= Lsn::VERSION_LIMIT {
+            return Err(lost(
+                "number the change at ".to_owned() + &lsn.to_string(),
+                format!(
+                    "versions end at {}, and a new epoch begins with a snapshot",
+                    Lsn::VERSION_LIMIT
+                ),
+            ));
+        }
+        let resumed = match self.resumed.take() {
+            Some(split) if split.commit_lsn == lsn => Some(split),
+            Some(split) if split.commit_lsn > lsn && lsn < self.delivered => {
+                self.resumed = Some(split);
+                None
+            }
+            Some(split) => {
+                return Err(lost(
+                    format!("go on in the transaction that committed at {}", split.commit_lsn),
+                    format!("the server sent {lsn} in its place"),
+                ));
+            }
+            None => None,
+        };
+        let (skip_to, parts) =
+            resumed.map_or_else(|| (0, BTreeMap::new()), |split| (split.ordinal, split.parts));
+        let transaction =
+            Transaction { xid: begin.xid, commit_lsn: lsn, commit_us: begin.commit_us };
+        self.open = Some(Open {
+            transaction: Arc::new(transaction),
+            ordinal: 0,
+            skip_to,
+            delivered: lsn < self.delivered,
+            parts: Parts::new(parts),
+        });
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<Step> {
+        match self.open.take() {
+            Some(open) if open.transaction.commit_lsn == commit.commit_lsn => {
+                self.delivered = self.delivered.max(commit.end_lsn);
+                Ok(Step::Committed { end_lsn: commit.end_lsn })
+            }
+            Some(_) | None => {
+                Err(bug("read the stream", format!("{} commits out of turn", commit.commit_lsn)))
+            }
+        }
+    }
+
+    /// Counts a message; `None` if the log has it.
+    fn count(&mut self) -> Result<Option<&mut Open>> {
+        let open = self.open.as_mut();
+        let open = open.ok_or_else(|| bug("read the stream", "a change outside a transaction"))?;
+        open.ordinal += 1;
+        Ok((!open.delivered && open.ordinal > open.skip_to).then_some(open))
+    }
+
+    fn truncate(&mut self, oids: &[u32], catalog: &Catalog, drafts: &mut Vec<Draft>) -> Result<()> {
+        let epoch = self.epoch;
+        let Some(open) = self.count()? else { return Ok(()) };
+        for relation in oids.iter().filter_map(|oid| catalog.relation(*oid)) {
+            let part = open.parts.truncate(relation.table.oid).ok_or_else(|| {
+                lost(
+                    format!("number a TRUNCATE of {}", relation.table.full_name()),
+                    format!("transaction {} has too many parts", open.transaction.xid),
+                )
+            })?;
+            let event = open.event(epoch, relation, part, Change::Truncate);
+            drafts.push(Draft { event, missing: None });
+        }
+        Ok(())
+    }
+
+    fn row(
+        &mut self,
+        relation: Option<&Arc<Relation>>,
+        (op, old, new): (Op, Option<OldTuple>, Option<Tuple>),
+        drafts: &mut Vec<Draft>,
+    ) -> Result<()> {
+        let epoch = self.epoch;
+        if self.count()?.is_none() {
+            return Ok(());
+        }
+        // A table that is published but not configured counts, and that is all.
+        let (Some(relation), Some(open)) = (relation, self.open.as_mut()) else { return Ok(()) };
+        let part = open.parts.row(relation.table.oid);
+        let row = RowChange { relation, op, old, new };
+        for (change, missing) in row.changes(&mut self.writer)? {
+            let event = open.event(epoch, relation, part, change);
+            drafts.push(Draft { event, missing });
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    fn event(&self, epoch: Epoch, relation: &Relation, part: u8, change: Change) -> Event {
+        let commit_lsn = self.transaction.commit_lsn;
+        Event {
+            table: Arc::clone(&relation.table),
+            position: Position { epoch, commit_lsn, ordinal: self.ordinal },
+            part,
+            transaction: Arc::clone(&self.transaction),
+            change,
+        }
+    }
+}
+
+/// One row message.
+struct RowChange<'a> {
+    relation: &'a Arc<Relation>,
+    op: Op,
+    old: Option<OldTuple>,
+    new: Option<Tuple>,
+}
+
+impl RowChange<'_> {
+    /// One change; two if the key changed: the old key goes, then the new one comes.
+    fn changes(self, writer: &mut RowWriter) -> Result<Vec<(Change, Option<Box<Missing>>)>> {
+        let (old_key, before) = match &self.old {
+            Some(old) => (Some(self.key(writer, old)?), Some(self.record(writer, old)?)),
+            None => (None, None),
+        };
+        let Self { relation, op, old, new } = self;
+        let Some(new) = new else {
+            let key = old_key.ok_or_else(|| bug("read the stream", "a delete without a key"))?;
+            return Ok(vec![(row_change(Op::Delete, key, before, None), None)]);
+        };
+        check_width(relation, &new)?;
+        let merged = Merged { new: &new, old: old.as_ref(), relation };
+        let value = |place: usize| merged.value(place);
+        let bad = |bad: BadValue| bad.error(&relation.table, value);
+        let key = writer.key(&relation.layout, value).map_err(bad)?;
+        let places: Vec<usize> =
+            (0..new.len()).filter(|p| merged.value(*p) == Some(Value::Unchanged)).collect();
+        let (after, missing) = if places.is_empty() {
+            (Some(writer.row(&relation.layout, merged.values()).map_err(bad)?), None)
+        } else {
+            (None, Some(places))
+        };
+        let full = matches!(old, Some(OldTuple::Full(_)));
+        let missing = missing
+            .map(|places| Box::new(Missing { relation: Arc::clone(relation), new, old, places }));
+        match old_key.filter(|old_key| *old_key != key) {
+            Some(old_key) => Ok(vec![
+                (row_change(Op::Delete, old_key, before, None), None),
+                (row_change(Op::Create, key, None, after), missing),
+            ]),
+            None => Ok(vec![(row_change(op, key, before.filter(|_| full), after), missing)]),
+        }
+    }
+
+    fn key(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
+        check_width(self.relation, old.tuple())?;
+        let value = |place: usize| old.tuple().value(place);
+        let key = writer.key(&self.relation.layout, value);
+        key.map_err(|bad| bad.error(&self.relation.table, value))
+    }
+
+    fn record(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
+        let value = |place: usize| old.tuple().value(place);
+        let row = writer.row(&self.relation.layout, old.tuple().values());
+        row.map_err(|bad| bad.error(&self.relation.table, value))
+    }
+}
+
+fn row_change(op: Op, key: Bytes, before: Option<Bytes>, after: Option<Bytes>) -> Change {
+    Change::Row { op, key, before, after, unchanged: Vec::new() }
+}
+
+fn check_width(relation: &Relation, tuple: &Tuple) -> Result<()> {
+    let columns = relation.table.columns.len();
+    if tuple.len() == columns {
+        return Ok(());
+    }
+    let table = relation.table.full_name();
+    Err(bug(format!("read a row of {table}"), format!("{} values, {columns} columns", tuple.len())))
+}
+
+/// A new row whose unchanged values come from the old one where that has them.
+pub(crate) struct Merged<'a> {
+    pub(crate) new: &'a Tuple,
+    pub(crate) old: Option<&'a OldTuple>,
+    pub(crate) relation: &'a Relation,
+}
+
+impl<'a> Merged<'a> {
+    pub(crate) fn value(&self, place: usize) -> Option<Value<'a>> {
+        self.new.value(place).map(|value| self.fill(place, value))
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = Value<'a>> {
+        self.new.values().enumerate().map(|(place, value)| self.fill(place, value))
+    }
+
+    fn fill(&self, place: usize, value: Value<'a>) -> Value<'a> {
+        if value != Value::Unchanged {
+            return value;
+        }
+        let old = match self.old {
+            Some(OldTuple::Full(old)) => old.value(place),
+            Some(OldTuple::Key(old)) if self.relation.table.is_key(place) => old.value(place),
+            Some(OldTuple::Key(_)) | None => None,
+        };
+        old.unwrap_or(Value::Unchanged)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! From the snapshot to the stream: nothing is missing, and nothing comes twice.
+
+use anabranch_core::{ErrorKind, Phase, Source};
+use tokio::sync::oneshot;
+
+use crate::support::{Database, Follower, Replica, truth};
+
+const ACCOUNTS: &str = "
+    create table accounts (id int primary key, balance int not null, note text);
+    insert into accounts select n, 0, repeat('n', n % 50) from generate_series(1, 5000) n";
+
+/// Writes until told to stop; returns the number of transactions.
+async fn write(database: &Database, seed: i32, mut stop: oneshot::Receiver<()>) -> usize {
+    let client = database.connect().await;
+    let mut transactions = 0;
+    while stop.try_recv().is_err() {
+        let n = seed + i32::try_from(transactions).unwrap() * 7;
+        let sql = format!(
+            "begin;
+             update accounts set balance = balance + 1 where id = {} % 5000 + 1;
+             insert into accounts values ({seed}00000 + {transactions}, 1, 'new')
+             on conflict do nothing;
+             delete from accounts where id = {} % 5000 + 1 and {transactions} % 5 = 0;
+             update accounts set id = -id where id = {seed}00000 + {transactions} - 3;
+             commit",
+            n,
+            n + 11
+        );
+        client.batch_execute(&sql).await.unwrap();
+        transactions += 1;
+    }
+    transactions
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_snapshot_and_the_stream_add_up_under_writers() {
+    let database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    let (stops, stopped): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel()).unzip();
+    let mut stopped = stopped.into_iter();
+    let (first, second) = (stopped.next().unwrap(), stopped.next().unwrap());
+    let writers = async { tokio::join!(write(&database, 1, first), write(&database, 2, second)) };
+    let follow = async {
+        let mut follower = Follower::start(&database, Replica::default()).await;
+        while follower.replica.events.len() < 9_000 {
+            follower.step().await.unwrap();
+        }
+        stops.into_iter().for_each(|stop| stop.send(()).unwrap());
+        follower
+    };
+    let (written, mut follower) = tokio::join!(writers, follow);
+    assert!(written.0 + written.1 > 100, "{written:?}");
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_killed_at_any_batch_goes_on_where_the_log_is() {
+    let mut database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    database.config.batch_bytes_max = 40_000;
+    let mut replica = Replica::default();
+    let mut epochs = Vec::new();
+    for round in 0..12_i32 {
+        let mut follower = Follower::start(&database, replica).await;
+        // Killed after a few batches, and without the last confirmation.
+        for step in 0..=round {
+            database
+                .run(&format!(
+                    "update accounts set balance = balance + 1 where id % 12 = {step};
+                     insert into accounts values ({round}00000 + {step}, 0, null)"
+                ))
+                .await;
+            follower.step().await.unwrap();
+        }
+        follower.take().await.unwrap();
+        replica = follower.kill();
+        epochs.push(replica.cursor.as_ref().unwrap().epoch.0);
+    }
+    assert!(epochs.is_sorted() && epochs[11] > 0, "{epochs:?}");
+    let mut follower = Follower::start(&database, replica).await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn nothing_exists_on_the_server_before_the_log_says_starting() {
+    let database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    let exists = format!(
+        "select exists (select from pg_replication_slots where slot_name = '{}')
+         or exists (select from pg_publication)",
+        database.config.slot
+    );
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    let cursor = follower.take().await.unwrap();
+    assert_eq!(cursor.phase, Phase::Starting);
+    let soon = tokio::time::timeout(std::time::Duration::from_millis(300), follower.source.next());
+    assert!(soon.await.is_err(), "it waits for the confirmation, and may be cancelled");
+    assert_eq!(database.text(&exists).await, "f");
+    follower.source.confirm(cursor).await.unwrap();
+    follower.catch_up(&database).await;
+    assert_eq!(database.text(&exists).await, "t");
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn an_unfinished_snapshot_begins_again_and_takes_the_old_rows_back() {
+    let mut database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    database.config.batch_bytes_max = 100_000;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    while follower.replica.rows.len() < 1_000 {
+        follower.step().await.unwrap();
+    }
+    let replica = follower.kill();
+    let log = replica.cursor.as_ref().unwrap().log;
+    assert_eq!(replica.cursor.as_ref().unwrap().phase, Phase::Snapshot);
+    database.run("delete from accounts where id < 500").await;
+    let mut follower = Follower::start(&database, replica).await;
+    follower.catch_up(&database).await;
+    let cursor = follower.replica.cursor.clone().unwrap();
+    assert_eq!((cursor.epoch.0, cursor.log), (1, log));
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_rewritten_between_slot_and_copy_is_copied_all_the_same() {
+    let database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    // The slot has its point, and the session that copies is still on its way to the lock.
+    let complete = format!(
+        "select exists (select from pg_replication_slots
+         where slot_name = '{}' and confirmed_flush_lsn is not null)",
+        database.config.slot
+    );
+    let rewrite = async {
+        database.wait_for(&complete).await;
+        database.run("alter table accounts alter column balance type bigint").await;
+    };
+    tokio::join!(rewrite, follower.catch_up(&database));
+    assert_eq!(follower.replica.present().len(), 5_000);
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn partitions_come_as_their_table() {
+    let database = Database::new(
+        "create table m (id int, day date, note text, primary key (id, day))
+             partition by range (day);
+         create table m_1 partition of m for values from ('2026-01-01') to ('2026-02-01');
+         create table m_2 (note text, day date not null, id int not null);
+         alter table m attach partition m_2 for values from ('2026-02-01') to ('2026-03-01');
+         insert into m values (1, '2026-01-05', 'a'), (2, '2026-02-05', 'b')",
+        &["public.m"],
+    )
+    .await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.present().len(), 2);
+    database.run("insert into m values (3, '2026-02-07', 'c')").await;
+    database.run("update m set day = '2026-02-06' where id = 1").await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.letters(), "cdc");
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    database.run("truncate m").await;
+    follower.catch_up(&database).await;
+    assert!(follower.replica.present().is_empty());
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn columns_may_come_and_go() {
+    let database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    database
+        .run(
+            "alter table accounts add column city text;
+             update accounts set city = 'Bern' where id = 1;
+             alter table accounts drop column note;
+             update accounts set city = 'Basel' where id = 2",
+        )
+        .await;
+    follower.catch_up(&database).await;
+    let versions: Vec<u32> = follower.replica.tables.keys().map(|(_, version)| *version).collect();
+    assert_eq!(versions, [1, 2, 3]);
+    let newest = follower.replica.tables.values().last().unwrap();
+    let names: Vec<&str> = newest.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["id", "balance", "city"]);
+    let attnums: Vec<i16> = newest.columns.iter().map(|column| column.attnum).collect();
+    assert_eq!(attnums, [1, 2, 4]);
+    // A restart finds the schema as the log knows it.
+    let replica = follower.kill();
+    database.run("update accounts set city = 'Chur' where id = 3").await;
+    let mut follower = Follower::start(&database, replica).await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.events.last().unwrap().table.version, 3);
+    // A changed key is another matter.
+    database
+        .run(
+            "alter table accounts drop constraint accounts_pkey;
+             alter table accounts add primary key (id, balance);
+             update accounts set city = 'Genf' where id = 4",
+        )
+        .await;
+    let error = loop {
+        if let Err(error) = follower.step().await {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    assert!(error.report().contains("public.accounts") && error.report().contains("key"));
+    drop(follower);
+    database.drop().await;
+}

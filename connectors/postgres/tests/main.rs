@@ -1,0 +1,10 @@
+//! The source against a real PostgreSQL, named by `ANABRANCH_TEST_POSTGRES_URL`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panic, and own its tasks"
+)]
+
+mod handover;
+mod support;

@@ -1,0 +1,12 @@
+//! A database of its own for each test, and a log in memory that follows it.
+
+mod database;
+mod follower;
+
+pub(crate) use database::Database;
+pub(crate) use follower::{Follower, Replica, truth};
+
+use std::time::Duration;
+
+/// A wait that never ends is a failure, and says so after this long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

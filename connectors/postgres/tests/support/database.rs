@@ -1,0 +1,116 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anabranch_postgres::{PostgresConfig, connect};
+use tokio_postgres::Client;
+
+/// A database, a slot and a publication with a random name, gone at the end.
+pub(crate) struct Database {
+    pub(crate) config: PostgresConfig,
+    pub(crate) client: Client,
+    admin: Client,
+    name: String,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+fn admin_url() -> String {
+    std::env::var("ANABRANCH_TEST_POSTGRES_URL").expect(
+        "set ANABRANCH_TEST_POSTGRES_URL to a PostgreSQL with wal_level = logical: \
+         eval \"$(compose/services up postgres)\"",
+    )
+}
+
+/// `url` with another database.
+fn with_database(url: &str, database: &str) -> String {
+    let (address, query) = url.split_once('?').map_or((url, ""), |(a, q)| (a, q));
+    let (server, _) = address.rsplit_once('/').expect("the URL names a database");
+    if query.is_empty() {
+        format!("{server}/{database}")
+    } else {
+        format!("{server}/{database}?{query}")
+    }
+}
+
+impl Database {
+    /// Creates it, with `sql` run in it.
+    pub(crate) async fn new(sql: &str, tables: &[&str]) -> Self {
+        let random: u32 = rand::random();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("anabranch_test_{random:08x}_{count}");
+        let tables: Vec<String> = tables.iter().map(|name| (*name).to_owned()).collect();
+        let admin = connect(&PostgresConfig::new(admin_url(), tables.clone())).await.unwrap();
+        admin.batch_execute(&format!("create database {name}")).await.unwrap();
+        let mut config = PostgresConfig::new(with_database(&admin_url(), &name), tables);
+        config.slot.clone_from(&name);
+        config.idle_position_ms = 100;
+        let client = connect(&config).await.unwrap();
+        client.batch_execute(sql).await.unwrap();
+        Self { config, client, admin, name }
+    }
+
+    pub(crate) async fn run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap();
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.config).await.unwrap()
+    }
+
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        let rows = self.client.simple_query(sql).await.unwrap();
+        let mut value = None;
+        for message in &rows {
+            if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+                value = row.get(0).map(str::to_owned);
+            }
+        }
+        value.unwrap_or_default()
+    }
+
+    /// Waits until `sql` says `t`.
+    pub(crate) async fn wait_for(&self, sql: &str) {
+        let wait = async {
+            while self.text(sql).await != "t" {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(super::DEADLINE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("never: {sql}"));
+    }
+
+    /// The same database read through a slot of another name.
+    pub(crate) fn other_config(&self, suffix: &str) -> PostgresConfig {
+        let mut config = self.config.clone();
+        config.slot = format!("{}_{suffix}", self.name);
+        config
+    }
+
+    /// Drops everything. To be called when nothing reads any more; a test that fails leaves its
+    /// database behind for a look.
+    pub(crate) async fn drop(self) {
+        drop(self.client);
+        let sql = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{0}';
+             select pg_terminate_backend(active_pid) from pg_replication_slots
+             where database = '{0}' and active",
+            self.name
+        );
+        self.admin.batch_execute(&sql).await.unwrap();
+        let free = format!(
+            "select not exists (select from pg_replication_slots where database = '{}' and active)",
+            self.name
+        );
+        while !self.admin.query_one(&free, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let slots = format!(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots
+             where database = '{}'",
+            self.name
+        );
+        self.admin.batch_execute(&slots).await.unwrap();
+        let database = format!("drop database {} with (force)", self.name);
+        self.admin.batch_execute(&database).await.unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_core::{
+    Change, Event, LogBatch, Op, Phase, Position, Result, Source, SourceCursor, Table, Version,
+};
+use anabranch_postgres::PostgresSource;
+use bytes::Bytes;
+
+use super::{DEADLINE, Database};
+
+/// A log and a store in memory: what a target would hold, with its cursor.
+#[derive(Default)]
+pub(crate) struct Replica {
+    pub(crate) cursor: Option<SourceCursor>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) tables: BTreeMap<(u32, u32), Arc<Table>>,
+    /// By table and key: the version of the last change, and the row if there is one.
+    pub(crate) rows: BTreeMap<(u32, Bytes), (Version, Option<Bytes>)>,
+    last: Option<(Position, bool)>,
+}
+
+impl Replica {
+    /// Makes a batch durable, and checks what every batch must keep.
+    pub(crate) fn apply(&mut self, batch: LogBatch, cursor: SourceCursor) {
+        for table in batch.tables {
+            self.tables.insert((table.oid, table.version), table);
+        }
+        for event in batch.events {
+            let known = self.tables.get(&(event.table.oid, event.table.version));
+            assert_eq!(known, Some(&event.table), "every table is announced first");
+            let created = matches!(event.change, Change::Row { op: Op::Create, .. });
+            if let Some((last, deleted)) = self.last {
+                // The two halves of a key change share a position, and so do the tables of a
+                // TRUNCATE.
+                let same = deleted && created || matches!(event.change, Change::Truncate);
+                assert!(event.position > last || (event.position == last && same), "{event:?}");
+            }
+            let deleted = matches!(event.change, Change::Row { op: Op::Delete, .. });
+            let truncated = matches!(event.change, Change::Truncate);
+            self.last = Some((event.position, deleted || truncated));
+            self.store(&event);
+            self.events.push(event);
+        }
+        self.cursor = Some(cursor);
+    }
+
+    fn store(&mut self, event: &Event) {
+        let version = event.version();
+        match &event.change {
+            Change::Truncate => {
+                let oid = event.table.oid;
+                self.rows.retain(|(table, _), (held, _)| *table != oid || *held >= version);
+            }
+            Change::Row { key, after, unchanged, .. } if unchanged.is_empty() => {
+                let slot = self.rows.entry((event.table.oid, key.clone()));
+                let held = slot.or_insert((version, None));
+                assert!(held.0 <= version, "versions grow: {event:?}");
+                *held = (version, after.clone());
+            }
+            Change::Row { .. } => {}
+        }
+    }
+
+    /// The rows that are there.
+    pub(crate) fn present(&self) -> BTreeMap<(u32, Bytes), Bytes> {
+        let row = |(key, (_, row)): (&(u32, Bytes), &(Version, Option<Bytes>))| {
+            row.clone().map(|row| (key.clone(), row))
+        };
+        self.rows.iter().filter_map(row).collect()
+    }
+
+    /// Debezium's letters of the events since the snapshot, TRUNCATE as `t`.
+    pub(crate) fn letters(&self) -> String {
+        let letter = |event: &Event| match &event.change {
+            Change::Row { op: Op::Read, .. } => None,
+            Change::Row { op, .. } => Some(op.letter()),
+            Change::Truncate => Some("t"),
+        };
+        self.events.iter().filter_map(letter).collect()
+    }
+}
+
+/// A source and the replica it feeds.
+pub(crate) struct Follower {
+    pub(crate) source: PostgresSource,
+    pub(crate) replica: Replica,
+}
+
+impl Follower {
+    /// Starts the source where the replica stands.
+    pub(crate) async fn start(database: &Database, replica: Replica) -> Self {
+        Self::try_start(database, replica).await.unwrap()
+    }
+
+    pub(crate) async fn try_start(database: &Database, replica: Replica) -> Result<Self> {
+        let mut source = PostgresSource::open(database.config.clone()).await?;
+        source.know(replica.tables.values().cloned());
+        source.seek(replica.cursor.clone()).await?;
+        Ok(Self { source, replica })
+    }
+
+    /// Takes one batch and makes it durable, without telling the source.
+    pub(crate) async fn take(&mut self) -> Result<SourceCursor> {
+        let next = tokio::time::timeout(DEADLINE, self.source.next());
+        let (batch, cursor) = next.await.expect("a batch in time")?.unwrap();
+        self.replica.apply(batch, cursor.clone());
+        Ok(cursor)
+    }
+
+    /// Takes one batch, and confirms it.
+    pub(crate) async fn step(&mut self) -> Result<()> {
+        let cursor = self.take().await?;
+        self.source.confirm(cursor).await
+    }
+
+    /// Follows until the replica has everything that was committed before the call.
+    pub(crate) async fn catch_up(&mut self, database: &Database) {
+        // A record of its own ends the wait even where nothing else is written.
+        let now = database.text("select pg_logical_emit_message(true, 'test', '')").await;
+        let target = now.parse().unwrap();
+        loop {
+            let cursor = self.replica.cursor.as_ref();
+            if cursor.is_some_and(|at| at.phase == Phase::Streaming && at.confirm >= target) {
+                return;
+            }
+            self.step().await.unwrap();
+        }
+    }
+
+    /// Dies, and leaves what is durable.
+    pub(crate) fn kill(self) -> Replica {
+        self.replica
+    }
+}
+
+/// Reads the tables anew through another slot: what the source holds, in the same bytes.
+pub(crate) async fn truth(database: &Database) -> BTreeMap<(u32, Bytes), Bytes> {
+    let mut source = PostgresSource::open(database.other_config("truth")).await.unwrap();
+    source.seek(None).await.unwrap();
+    let mut replica = Replica::default();
+    while replica.cursor.as_ref().is_none_or(|cursor| cursor.phase != Phase::Streaming) {
+        let (batch, cursor) = source.next().await.unwrap().unwrap();
+        replica.apply(batch, cursor.clone());
+        source.confirm(cursor).await.unwrap();
+    }
+    replica.present()
+}
