@@ -10,9 +10,15 @@
 //! says how far it is. A store's cursor says how far the store is; the group's committed offsets
 //! are for people and their tools.
 
+mod buffer;
+mod catalog;
 mod config;
 mod context;
 mod error;
+mod feed;
+mod group;
+mod lease;
+mod member;
 mod names;
 mod producer;
 mod progress;
@@ -20,14 +26,20 @@ mod reader;
 mod registry;
 mod routes;
 mod schemas;
+mod seek;
 mod sink;
+mod source;
+mod stats;
 mod topics;
 
 pub use config::{KafkaConfig, RECORD_BYTES_MAX, RegistryConfig};
+pub use group::{Group, GroupEvent};
 pub use names::Names;
 pub use registry::Registry;
 pub use schemas::{SCHEMA_FORMAT, SchemaRecord, Tables};
 pub use sink::LogSink;
+pub use source::{Limits, TopicSource};
+pub use stats::{GroupStats, UnitLag};
 
 use anabranch_core::Result;
 use sha2::{Digest as _, Sha256};

@@ -155,7 +155,7 @@ impl Routes {
             return Err(error::bug(format!("use topic {topic}"), "the log was not opened"));
         };
         if let Some(record) = recorded {
-            return match admin.partitions(topic).await? {
+            return match admin.wait_for(topic).await? {
                 None => Err(topics::missing(topic)),
                 Some(found) if found == record.partitions => Ok(found),
                 Some(found) => Err(topics::wrong_count(topic, record.partitions, found)),

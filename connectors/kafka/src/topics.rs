@@ -110,17 +110,23 @@ impl Admin {
             return Ok(count);
         }
         self.create(topic).await?;
+        let seen = "it was created, and the broker does not know it yet";
+        let unknown = || error::transient(format!("create topic {}", topic.name), seen);
+        self.wait_for(&topic.name).await?.ok_or_else(unknown)
+    }
+
+    /// How many partitions a topic has that was created, perhaps just now.
+    pub(crate) async fn wait_for(&self, topic: &str) -> Result<Option<i32>> {
         let deadline = Instant::now() + CREATION_TIMEOUT;
         while Instant::now() < deadline {
-            if let Some(count) = self.partitions(&topic.name).await?
+            if let Some(count) = self.partitions(topic).await?
                 && count > 0
             {
-                return Ok(count);
+                return Ok(Some(count));
             }
             tokio::time::sleep(CREATION_POLL).await;
         }
-        let seen = "it was created, and the broker does not know it yet";
-        Err(error::transient(format!("create topic {}", topic.name), seen))
+        Ok(None)
     }
 
     async fn create(&self, topic: &Topic) -> Result<()> {

@@ -8,5 +8,7 @@
     reason = "a test says what it expects, and fails where it is not so"
 )]
 
+mod group;
 mod sink;
+mod source;
 mod support;

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anabranch_core::avro::write;
 use anabranch_core::{
-    CURSOR_FORMAT, Change, Column, ColumnType, Epoch, Event, LogBatch, Lsn, Op, Phase, Position,
-    SourceCursor, Table, Transaction,
+    Batch, CURSOR_FORMAT, Change, Column, ColumnType, Epoch, Event, LogBatch, Lsn, Op, Phase,
+    Position, RowOp, Sink as _, Source as _, SourceCursor, StoreCursor, Table, Transaction,
+    Version,
 };
-use anabranch_kafka::{KafkaConfig, Names, RegistryConfig};
+use anabranch_kafka::{
+    Group, GroupEvent, KafkaConfig, Limits, LogSink, Names, RegistryConfig, TopicSource,
+};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -254,5 +257,135 @@ impl Fake {
             Op::Create | Op::Update | Op::Read => (None, Some(image(note))),
         };
         Change::Row { op, key: key.clone().into(), before, after, unchanged: Vec::new() }
+    }
+}
+
+/// A store in memory: what a sink would hold, and its cursor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Store {
+    /// By key bytes: version and partition of each row that is there.
+    pub(crate) rows: std::collections::BTreeMap<Vec<u8>, (Version, i32)>,
+    pub(crate) cursor: Option<StoreCursor>,
+    /// Upserts applied so far.
+    pub(crate) upserts: usize,
+    pub(crate) batches: usize,
+}
+
+impl Store {
+    pub(crate) fn apply(&mut self, batch: &Batch, upto: &StoreCursor) {
+        assert_eq!(batch.rows.num_rows(), batch.meta.len());
+        for place in batch.last_of_each_key() {
+            let meta = &batch.meta[place];
+            match meta.op {
+                RowOp::Upsert => {
+                    self.upserts += 1;
+                    self.rows.insert(meta.key.to_vec(), (meta.version, meta.partition));
+                }
+                RowOp::Delete => drop(self.rows.remove(meta.key.as_ref())),
+            }
+        }
+        for below in &batch.delete_below {
+            self.rows.retain(|_, (version, partition)| {
+                *partition != below.partition || *version >= below.version
+            });
+        }
+        self.batches += 1;
+        self.cursor = Some(upto.clone());
+    }
+
+    /// Runs a source into this store until every partition it owns is applied to `ends`.
+    pub(crate) async fn run_until(
+        &mut self,
+        source: &mut TopicSource,
+        mut done: impl FnMut(&Self) -> bool,
+    ) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !done(self) {
+            let next = tokio::time::timeout_at(deadline, source.next());
+            let (batch, upto) = next.await.expect("no batch came").unwrap().expect("it ended");
+            self.apply(&batch, &upto);
+            source.confirm(upto).await.unwrap();
+        }
+    }
+
+    /// The ids of the rows that are there.
+    pub(crate) fn ids(&self) -> Vec<i32> {
+        let mut ids: Vec<i32> = self.rows.keys().map(|key| id(key)).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+/// The id in a key: a zigzag varint.
+fn id(key: &[u8]) -> i32 {
+    let raw = key.iter().rev().fold(0_u64, |id, byte| id << 7 | u64::from(byte & 0x7F));
+    ((raw >> 1) as i64 ^ -((raw & 1) as i64)) as i32
+}
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(std::time::Instant::now() < deadline, "{what}: not so after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The next source of a group; its revocations before that are passed over.
+pub(crate) async fn assigned(group: &mut Group) -> Box<TopicSource> {
+    loop {
+        let event = tokio::time::timeout(PATIENCE, group.next());
+        match event.await.expect("nothing was assigned").unwrap() {
+            GroupEvent::Assigned(source) => return source,
+            GroupEvent::Revoked { .. } => {}
+        }
+    }
+}
+
+impl Log {
+    /// A log with these changes of one table: its source, and the sink that writes it.
+    pub(crate) async fn begun(&self) -> (Fake, LogSink) {
+        let fake = Fake::new(table("orders"));
+        let mut sink = LogSink::open(&self.kafka, &self.registry, "shop").unwrap();
+        sink.cursor().await.unwrap();
+        let (batch, upto) = fake.start();
+        sink.apply(&batch, &upto).await.unwrap();
+        (fake, sink)
+    }
+
+    pub(crate) async fn join(&self, limits: Limits) -> Group {
+        Group::join(&self.kafka, "search", 1, limits).await.unwrap()
+    }
+
+    /// Sets the group's offsets, as Kafka's own tool does: without metadata, and only while the
+    /// group has no member.
+    pub(crate) fn reset(&self, topic: &str, offsets: &[(i32, i64)]) {
+        let group = self.names().group("search", 1);
+        let mut config = self.client();
+        config.set("group.id", &group).set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let members = consumer.fetch_group_list(Some(&group), PATIENCE).unwrap();
+        for group in members.groups() {
+            assert!(group.members().is_empty(), "the group is still active: {}", group.state());
+        }
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).unwrap();
+        }
+        consumer.commit(&list, rdkafka::consumer::CommitMode::Sync).unwrap();
+    }
+
+    /// The group's committed offsets and their metadata.
+    pub(crate) fn committed(&self, topic: &str) -> Vec<(i32, Offset, String)> {
+        let mut config = self.client();
+        config.set("group.id", self.names().group("search", 1));
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, self.kafka.partitions - 1);
+        let committed = consumer.committed_offsets(list, PATIENCE).unwrap();
+        let unit = |unit: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            (unit.partition(), unit.offset(), unit.metadata().to_owned())
+        };
+        committed.elements().iter().map(unit).collect()
     }
 }

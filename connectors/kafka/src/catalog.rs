@@ -1,0 +1,75 @@
+//! The log as a reader knows it: its id and its tables, read again when something new shows up.
+//!
+//! Blocking: call what reads where blocking is allowed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anabranch_core::Result;
+use uuid::Uuid;
+
+use crate::reader::Reader;
+use crate::schemas::{SchemaRecord, Tables};
+use crate::{KafkaConfig, Names, error, progress};
+
+/// The id and the tables of one log.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    config: KafkaConfig,
+    pub(crate) log: Uuid,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    tables: Tables,
+    /// Where the schemas topic ended when it was read.
+    end: i64,
+}
+
+impl Catalog {
+    /// Reads both. A log that nobody has written to yet is a transient error.
+    pub(crate) fn read(config: &KafkaConfig) -> Result<Self> {
+        let progress = progress::read(config)?;
+        let Some(position) = progress.position else {
+            return Err(error::transient(
+                format!("read the log {}", config.prefix),
+                "the source has not begun to write it",
+            ));
+        };
+        let known = Known { tables: progress.tables, end: progress.schemas_end };
+        Ok(Self { config: config.clone(), log: position.log, known: Mutex::new(known) })
+    }
+
+    /// Reads the tables again, to the end of the topic.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let (tables, end) =
+            progress::read_tables(&Reader::new(&self.config)?, &Names::new(&self.config))?;
+        *self.known() = Known { tables, end };
+        Ok(())
+    }
+
+    /// Where the schemas topic ended when it was last read.
+    pub(crate) fn end(&self) -> i64 {
+        self.known().end
+    }
+
+    /// The newest version of every table of this log.
+    pub(crate) fn all(&self) -> Vec<Arc<SchemaRecord>> {
+        let of_this_log = |record: &&Arc<SchemaRecord>| record.log == self.log;
+        self.known().tables.all().filter(of_this_log).map(Arc::clone).collect()
+    }
+
+    /// The newest version of the table in `topic`.
+    pub(crate) fn newest(&self, topic: &str) -> Option<Arc<SchemaRecord>> {
+        self.known().tables.newest(topic).map(Arc::clone)
+    }
+
+    /// The version of the table in `topic` whose values have this schema.
+    pub(crate) fn version(&self, topic: &str, value_schema_id: i32) -> Option<Arc<SchemaRecord>> {
+        self.known().tables.version(topic, value_schema_id).map(Arc::clone)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,133 @@
+//! Members that come and go.
+
+use std::time::Duration;
+
+use anabranch_core::{ErrorKind, Sink as _, Source as _};
+use anabranch_kafka::{Group, GroupEvent, Limits, LogSink};
+
+use crate::support::{Fake, Log, PATIENCE, Store, assigned, table};
+
+#[tokio::test]
+async fn a_log_that_nobody_writes_yet_is_waited_for() {
+    let log = Log::new();
+    let error = Group::join(&log.kafka, "search", 1, Limits::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+}
+
+#[tokio::test]
+async fn two_members_share_a_topic_and_the_rest_goes_on() {
+    let log = Log::new();
+    let (mut fake, mut sink) = log.begun().await;
+    let rows: Vec<(i32, Option<&str>)> = (0..100).map(|id| (id, Some("x"))).collect();
+    let (batch, upto) = fake.transaction(&rows);
+    sink.apply(&batch, &upto).await.unwrap();
+
+    let mut one = log.join(Limits::default()).await;
+    let mut alone = assigned(&mut one).await;
+    assert_eq!(alone.assignment().partitions, [0, 1, 2, 3]);
+    alone.seek(None).await.unwrap();
+    let mut store = Store::default();
+    store.run_until(&mut alone, |store| store.rows.len() == 100).await;
+
+    let mut two = log.join(Limits::default()).await;
+    let event = tokio::time::timeout(PATIENCE, one.next()).await.unwrap().unwrap();
+    assert!(matches!(event, GroupEvent::Revoked { .. }), "{event:?}");
+    assert!(alone.next().await.unwrap().is_none(), "a revoked source ends");
+    let mut of_one = assigned(&mut one).await;
+    let mut of_two = assigned(&mut two).await;
+    let mut all = of_one.assignment().partitions.clone();
+    all.extend(&of_two.assignment().partitions);
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2, 3], "each partition has one owner");
+
+    // Both go on from what the store holds of their partitions.
+    let (batch, upto) = fake.transaction(&(100..200).map(|id| (id, Some("y"))).collect::<Vec<_>>());
+    sink.apply(&batch, &upto).await.unwrap();
+    let mut rows = 0;
+    for source in [&mut of_one, &mut of_two] {
+        let mut share = Store::default();
+        let mut cursor = store.cursor.clone().unwrap();
+        let partitions = source.assignment().partitions.clone();
+        cursor.retain(|partition, _| partitions.contains(partition));
+        source.seek(Some(cursor)).await.unwrap();
+        let mut expected = 0;
+        for id in 100..200 {
+            let mut key = Vec::new();
+            anabranch_core::avro::write::int(&mut key, id);
+            expected += usize::from(partitions.contains(&anabranch_core::partition(&key, 4)));
+        }
+        share.run_until(source, |share| share.rows.len() == expected).await;
+        rows += share.upserts;
+    }
+    assert_eq!(rows, 100);
+
+    // When one goes, the other has it all.
+    drop(of_two);
+    two.leave().await.unwrap();
+    let again = assigned(&mut one).await;
+    assert_eq!(again.assignment().partitions, [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_new_table_is_assigned_without_touching_the_others() {
+    let log = Log::new();
+    let (_, mut sink) = log.begun().await;
+    let mut group = log.join(Limits::default()).await;
+    let mut orders = assigned(&mut group).await;
+    orders.seek(None).await.unwrap();
+
+    let mut more = Fake::new(table("customers"));
+    more.log = orders.assignment().log;
+    let (batch, upto) = more.transaction(&[(1, Some("x"))]);
+    sink.apply(&batch, &upto).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, group.next()).await.unwrap().unwrap();
+    let GroupEvent::Assigned(mut customers) = event else { panic!("{event:?}") };
+    assert_eq!(customers.assignment().table, more.table);
+    customers.seek(None).await.unwrap();
+    let mut store = Store::default();
+    store.run_until(&mut customers, |store| store.ids() == [1]).await;
+    let idle = tokio::time::timeout(Duration::from_millis(300), orders.next()).await;
+    assert!(idle.is_err(), "it was not revoked");
+}
+
+#[tokio::test]
+async fn leaving_frees_the_group_at_once() {
+    let log = Log::new();
+    let (mut fake, mut sink) = log.begun().await;
+    let (batch, upto) = fake.transaction(&[(1, Some("x"))]);
+    sink.apply(&batch, &upto).await.unwrap();
+    let mut group = log.join(Limits::default()).await;
+    let mut source = assigned(&mut group).await;
+    source.seek(None).await.unwrap();
+    let began = std::time::Instant::now();
+    group.leave().await.unwrap();
+    // The tool's own check is part of `reset`.
+    log.reset(&log.names().topic(&fake.table), &[(0, 0)]);
+    assert!(began.elapsed() < Duration::from_secs(5), "no session ran out");
+    assert!(source.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_topic_with_more_partitions_than_recorded_is_refused() {
+    let log = Log::new();
+    let (fake, _sink) = log.begun().await;
+    let topic = log.names().topic(&fake.table);
+    let more = rdkafka::admin::NewPartitions::new(&topic, 6);
+    log.admin().create_partitions([&more], &rdkafka::admin::AdminOptions::new()).await.unwrap();
+    let mut group = log.join(Limits::default()).await;
+    let error = tokio::time::timeout(PATIENCE, group.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(error.report().contains("created with 4 partitions and has 6"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_is_transient() {
+    let mut log = Log::new();
+    let real = std::mem::replace(&mut log.kafka.brokers, "127.0.0.1:1".to_owned());
+    log.kafka.options.insert("socket.timeout.ms".to_owned(), "1000".to_owned().into());
+    let joined = Group::join(&log.kafka, "search", 1, Limits::default()).await;
+    let opened = LogSink::open(&log.kafka, &log.registry, "shop").unwrap().cursor().await;
+    log.kafka.brokers = real;
+    assert_eq!(joined.unwrap_err().kind(), ErrorKind::Transient);
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Transient);
+}
