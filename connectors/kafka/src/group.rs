@@ -60,9 +60,10 @@ pub struct Group {
 
 /// A change of what this process has to move.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a few in the life of a membership")]
 pub enum GroupEvent {
     /// Some partitions of a topic are ours: run this source into the store.
-    Assigned(Box<TopicSource>),
+    Assigned(TopicSource),
     /// The topic's partitions have changed: end the run of its source. If some are still ours,
     /// they are assigned anew.
     Revoked {
@@ -137,7 +138,7 @@ impl Group {
                         (lease, record),
                         (Arc::clone(&self.catalog), Arc::clone(&self.consumer)),
                     );
-                    return Ok(GroupEvent::Assigned(Box::new(source)));
+                    return Ok(GroupEvent::Assigned(source));
                 }
                 None => changed.await,
             }

@@ -10,6 +10,7 @@
 //! says how far it is. A store's cursor says how far the store is; the group's committed offsets
 //! are for people and their tools.
 
+pub mod admin;
 mod buffer;
 mod catalog;
 mod config;

@@ -81,6 +81,16 @@ impl Reader {
         Err(classify(KafkaError::NoMessageReceived))
     }
 
+    /// Those of `groups` that Kafka knows.
+    pub(crate) fn existing_groups(&self, groups: Vec<String>) -> Result<Vec<String>> {
+        let known = self
+            .consumer
+            .fetch_group_list(None, BROKER_TIMEOUT)
+            .map_err(|e| error::classify("list the consumer groups", e, &self.trouble))?;
+        let is_known = |group: &String| known.groups().iter().any(|known| known.name() == group);
+        Ok(groups.into_iter().filter(is_known).collect())
+    }
+
     /// The borders of some partitions of a topic.
     pub(crate) fn borders(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Borders>> {
         borders(&self.consumer, topic, partitions, &self.trouble)

@@ -107,8 +107,8 @@ impl TopicSource {
 
     /// What the store is to be opened with.
     #[must_use]
-    pub fn assignment(&self) -> &Assignment {
-        &self.assignment
+    pub fn assignment(&self) -> Assignment {
+        self.assignment.clone()
     }
 
     fn begin(&mut self, sought: Sought) {

@@ -109,7 +109,8 @@ impl Admin {
         if let Some(count) = self.partitions(&topic.name).await? {
             return Ok(count);
         }
-        self.create(topic).await?;
+        self.create(topic, false).await?;
+        tracing::info!(topic = topic.name, partitions = topic.partitions, "created a topic");
         let seen = "it was created, and the broker does not know it yet";
         let unknown = || error::transient(format!("create topic {}", topic.name), seen);
         self.wait_for(&topic.name).await?.ok_or_else(unknown)
@@ -129,13 +130,17 @@ impl Admin {
         Ok(None)
     }
 
-    async fn create(&self, topic: &Topic) -> Result<()> {
+    /// Creates `topic`, or with `only_try` finds out whether that would go.
+    pub(crate) async fn create(&self, topic: &Topic, only_try: bool) -> Result<()> {
         let replication = TopicReplication::Fixed(self.replication);
         let mut new = NewTopic::new(&topic.name, topic.partitions, replication);
         for (key, value) in &topic.settings {
             new = new.set(key, value);
         }
-        let options = AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT));
+        let options = AdminOptions::new()
+            .operation_timeout(Some(BROKER_TIMEOUT))
+            .request_timeout(Some(BROKER_TIMEOUT))
+            .validate_only(only_try);
         let action = || format!("create topic {}", topic.name);
         let results = self
             .client
@@ -148,7 +153,6 @@ impl Admin {
                 Err((_, code)) => return Err(self.classify(action(), KafkaError::AdminOp(code))),
             }
         }
-        tracing::info!(topic = topic.name, partitions = topic.partitions, "created a topic");
         Ok(())
     }
 }

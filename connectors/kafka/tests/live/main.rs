@@ -8,6 +8,7 @@
     reason = "a test says what it expects, and fails where it is not so"
 )]
 
+mod admin;
 mod group;
 mod sink;
 mod source;

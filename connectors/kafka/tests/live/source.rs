@@ -122,7 +122,7 @@ async fn a_new_schema_begins_a_new_batch() {
     source.seek(None).await.unwrap();
     let mut store = Store::default();
     // The group has read the schemas by now, and must learn of the new one.
-    let old = fake.table.clone();
+    let old = std::sync::Arc::clone(&fake.table);
     fake.table = wider(&fake.table);
     let (batch, upto) = fake.transaction(&[(3, Some("c")), (4, Some("d"))]);
     sink.apply(&batch, &upto).await.unwrap();

@@ -332,7 +332,7 @@ pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool)
 }
 
 /// The next source of a group; its revocations before that are passed over.
-pub(crate) async fn assigned(group: &mut Group) -> Box<TopicSource> {
+pub(crate) async fn assigned(group: &mut Group) -> TopicSource {
     loop {
         let event = tokio::time::timeout(PATIENCE, group.next());
         match event.await.expect("nothing was assigned").unwrap() {
