@@ -32,6 +32,8 @@ pub(crate) struct Feed {
     at_end: bool,
     /// The next offset that no batch has held.
     next: i64,
+    /// The next offset that was not buffered yet: a pause in a rebalance may fetch one again.
+    unread: i64,
     /// The record that must be found first, if it is there.
     check: Option<LastRecord>,
     /// What is in batches that are not confirmed, oldest first.
@@ -83,6 +85,7 @@ impl Feed {
             buffer: Buffer::default(),
             at_end: false,
             next: start.next,
+            unread: start.next,
             check: start.check,
             in_flight: VecDeque::new(),
         }
@@ -132,9 +135,10 @@ impl Feed {
         {
             return Err(self.other_log(&last, &header.version.to_string()));
         }
-        if raw.offset < self.next {
+        if raw.offset < self.unread {
             return Ok(());
         }
+        self.unread = raw.offset + 1;
         let Raw { offset, key, value, value_schema_id } = raw;
         self.buffer.push(Record { offset, key, value, value_schema_id, header });
         Ok(())

@@ -91,6 +91,48 @@ async fn a_new_table_is_assigned_without_touching_the_others() {
 }
 
 #[tokio::test]
+async fn rebalances_lose_and_repeat_nothing_of_the_other_topics() {
+    const TABLES: i32 = 6;
+    const ROWS: i32 = 400;
+    let log = Log::new();
+    let (mut fake, mut sink) = log.begun().await;
+    let mut group = log.join(Limits { wait: Duration::ZERO, ..Limits::default() }).await;
+    let mut orders = assigned(&mut group).await;
+    orders.seek(None).await.unwrap();
+    let write = async {
+        for round in 0..TABLES {
+            let mut more = Fake::new(table(&format!("more{round}")));
+            more.log = fake.log;
+            let (mut batch, mut upto) = more.start();
+            sink.apply(&batch, &upto).await.unwrap();
+            for row in 0..ROWS {
+                (batch, upto) = fake.transaction(&[(round * ROWS + row, Some("x"))]);
+                sink.apply(&batch, &upto).await.unwrap();
+            }
+        }
+    };
+    // Each new table is a rebalance.
+    let mut assignments = 0;
+    let members = async {
+        while assignments < TABLES {
+            if let GroupEvent::Assigned(source) = group.next().await.unwrap() {
+                assert_ne!(source.assignment().topic, orders_topic(&log), "it was not touched");
+                assignments += 1;
+            }
+        }
+    };
+    let mut store = Store::default();
+    let all = usize::try_from(TABLES * ROWS).unwrap();
+    let read = store.run_until(&mut orders, |store| store.rows.len() == all);
+    tokio::join!(write, members, read);
+    assert_eq!(store.upserts, all, "each row once");
+}
+
+fn orders_topic(log: &Log) -> String {
+    log.names().topic(&table("orders"))
+}
+
+#[tokio::test]
 async fn leaving_frees_the_group_at_once() {
     let log = Log::new();
     let (mut fake, mut sink) = log.begun().await;
@@ -101,10 +143,12 @@ async fn leaving_frees_the_group_at_once() {
     source.seek(None).await.unwrap();
     let began = std::time::Instant::now();
     group.leave().await.unwrap();
-    // The tool's own check is part of `reset`.
-    log.reset(&log.names().topic(&fake.table), &[(0, 0)]);
     assert!(began.elapsed() < Duration::from_secs(5), "no session ran out");
     assert!(source.next().await.unwrap().is_none());
+    let topic = log.names().topic(&fake.table);
+    log.reset_by_tool(&topic, "--to-earliest");
+    let committed = log.committed(&topic);
+    assert!(committed.iter().all(|(.., metadata)| metadata.is_empty()), "{committed:?}");
 }
 
 #[tokio::test]

@@ -375,6 +375,18 @@ impl Log {
         consumer.commit(&list, rdkafka::consumer::CommitMode::Sync).unwrap();
     }
 
+    /// Resets the group's offsets with Kafka's own tool, which refuses while there are members.
+    pub(crate) fn reset_by_tool(&self, topic: &str, to: &str) {
+        let done = std::process::Command::new(variable("ANABRANCH_TEST_KAFKA_TOOL"))
+            .args(["consumer-groups", "--bootstrap-server", &self.kafka.brokers])
+            .args(["--group", &self.names().group("search", 1), "--topic", topic])
+            .args(["--reset-offsets", to, "--execute"])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && told.contains(topic), "{told} {done:?}");
+    }
+
     /// The group's committed offsets and their metadata.
     pub(crate) fn committed(&self, topic: &str) -> Vec<(i32, Offset, String)> {
         let mut config = self.client();
