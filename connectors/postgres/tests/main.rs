@@ -6,5 +6,11 @@
     reason = "a test may fail by panic, and own its tasks"
 )]
 
+mod bad_input;
+mod connection;
 mod handover;
+mod lost;
+mod order;
 mod support;
+mod toast;
+mod values;
