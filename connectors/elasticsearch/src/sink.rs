@@ -25,12 +25,14 @@
 //! A successor whose cursor stands inside a transaction needs no wait either: its cursor stands at
 //! the border of two versions, and what its predecessor may still write has the lower one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_core::{
-    Assignment, Batch, Error, ErrorKind, Result, RowOp, Sink, StoreCursor, Table,
+    Assignment, Batch, DeleteBelow, Error, ErrorKind, Result, RowOp, Sink, StoreCursor, Table,
 };
 use futures::future::try_join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::ElasticsearchConfig;
 use crate::bulk::{ChunkWriter, Guard};
@@ -113,11 +115,7 @@ impl ElasticsearchSink {
     async fn write_batch(&mut self, batch: &Batch, upto: &StoreCursor) -> Result<()> {
         self.map(&batch.table).await?;
         self.write_rows(batch).await?;
-        for below in &batch.delete_below {
-            delete_below(&self.client, &self.names, &self.config, *below)
-                .await
-                .map_err(|failure| self.error(failure, "delete old rows of"))?;
-        }
+        self.delete_below(&batch.delete_below).await?;
         // Taken out: if the write fails or is dropped half-way, nobody knows what is there.
         let mut cursors = self.cursors.take().ok_or_else(|| {
             Error::new(ErrorKind::Transient, format!("write index {}", self.names.index))
@@ -176,6 +174,22 @@ impl ElasticsearchSink {
             }
         }
         writer.write(chunk.take()).await.map_err(error)
+    }
+
+    /// Of several bounds of a partition the highest covers the others.
+    async fn delete_below(&self, bounds: &[DeleteBelow]) -> Result<()> {
+        let mut highest = BTreeMap::new();
+        for DeleteBelow { partition, version } in bounds {
+            let bound = highest.entry(*partition).or_insert(*version);
+            *bound = (*bound).max(*version);
+        }
+        stream::iter(highest)
+            .map(|(partition, version)| DeleteBelow { partition, version })
+            .map(|below| delete_below(&self.client, &self.names, &self.config, below))
+            .buffer_unordered(self.config.concurrent_bulks)
+            .try_collect::<()>()
+            .await
+            .map_err(|failure| self.error(failure, "delete old rows of"))
     }
 
     /// Writes until the deadline of what begins now.

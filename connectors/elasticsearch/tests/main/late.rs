@@ -75,6 +75,18 @@ async fn a_delete_below_takes_more_than_one_page() {
 }
 
 #[tokio::test]
+async fn the_highest_of_several_bounds_counts() {
+    let server = Server::new();
+    let (mut sink, _) = server.worker(&[0, 1]).await;
+    let rows = [1, 2, 3, 4, 5, 6].map(|id: i64| (id, Some(id), version(id.unsigned_abs(), 0)));
+    let mut batch = batch(&rows);
+    let below = |partition, commit| DeleteBelow { partition, version: version(commit, 0) };
+    batch.delete_below = vec![below(1, 2), below(1, 5), below(1, 3), below(0, 4)];
+    sink.apply(&batch, &cursor(7)).await.unwrap();
+    assert_eq!(server.values().await, [(4, Some(4)), (5, Some(5)), (6, Some(6))]);
+}
+
+#[tokio::test]
 async fn a_worker_that_was_succeeded_cannot_move_the_cursor() {
     let server = Server::new();
     let (mut stopped, _) = server.worker(&[0, 1]).await;

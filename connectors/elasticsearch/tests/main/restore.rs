@@ -2,10 +2,11 @@
 //! `path.repo`), with shards of different age.
 
 use anabranch_core::{ErrorKind, Sink as _, StoreCursor};
+use bytes::Bytes;
 use elasticsearch::http::Method;
 use serde_json::{Value, json};
 
-use crate::server::{Server, batch, cursor, cursor_at, version};
+use crate::server::{Server, batch, cursor, cursor_at, finish, send, version};
 
 struct Repository<'a> {
     server: &'a Server,
@@ -85,6 +86,16 @@ impl<'a> Repository<'a> {
         let (_, found) = self.server.ask(Method::Get, &path, &Value::Null).await;
         let hits = found["hits"]["hits"].as_array().unwrap().iter();
         hits.map(|hit| (hit["_id"].as_str().unwrap().to_owned(), hit.clone())).collect()
+    }
+}
+
+impl Drop for Repository<'_> {
+    fn drop(&mut self) {
+        let path = format!("_snapshot/{}", self.name);
+        finish(async move {
+            send(Method::Delete, &format!("{path}/*"), Bytes::new()).await;
+            send(Method::Delete, &path, Bytes::new()).await;
+        });
     }
 }
 

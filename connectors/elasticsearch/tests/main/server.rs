@@ -102,18 +102,22 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let pattern = format!("{}*", self.config.index_prefix);
-        let cleaned = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let (_, found) = send(Method::Get, &pattern, Bytes::new()).await;
-                for index in found.as_object().into_iter().flat_map(|found| found.keys()) {
-                    send(Method::Delete, index, Bytes::new()).await;
-                }
-            });
+        finish(async move {
+            let (_, found) = send(Method::Get, &pattern, Bytes::new()).await;
+            for index in found.as_object().into_iter().flat_map(|found| found.keys()) {
+                send(Method::Delete, index, Bytes::new()).await;
+            }
         });
-        drop(cleaned.join());
     }
+}
+
+/// Cleans up, after a test that failed too.
+pub(crate) fn finish(cleaning: impl Future<Output = ()> + Send + 'static) {
+    let cleaned = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(cleaning);
+    });
+    drop(cleaned.join());
 }
 
 /// The address of the real server.
@@ -123,7 +127,7 @@ pub(crate) fn url() -> String {
     )
 }
 
-async fn send(method: Method, path: &str, body: Bytes) -> (u16, Value) {
+pub(crate) async fn send(method: Method, path: &str, body: Bytes) -> (u16, Value) {
     let transport = Transport::single_node(&url()).unwrap();
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
