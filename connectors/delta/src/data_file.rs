@@ -92,8 +92,8 @@ pub(crate) async fn write(storage: &Storage, rows: &RecordBatch) -> Result<Add, 
         statistics,
     );
     let mut writer = DeltaWriter::new(storage.objects(), config);
-    writer.write(rows).await?;
-    let adds = writer.close().await?;
+    writer.write(rows).await.map_err(Cause::Write)?;
+    let adds = writer.close().await.map_err(Cause::Write)?;
     let count = adds.len();
     let one: Result<[Add; 1], _> = adds.try_into();
     let [add] = one.map_err(|_| Cause::Foreign(format!("{count} files were written, not one")))?;

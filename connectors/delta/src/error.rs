@@ -12,6 +12,9 @@ use crate::deletion_vector::BadVector;
 pub(crate) enum Cause {
     #[error(transparent)]
     Delta(#[from] DeltaTableError),
+    /// While writing a data file.
+    #[error(transparent)]
+    Write(DeltaTableError),
     #[error(transparent)]
     Store(#[from] ObjectStoreError),
     #[error(transparent)]
@@ -70,44 +73,62 @@ const FOREIGN: &str = "another writer has changed the table in a way that cannot
                        RESTORE it to a version before that, or rebuild it";
 
 fn classify(cause: &Cause) -> (ErrorKind, Option<&'static str>) {
+    if let Some(class) = classify_chain(cause) {
+        return class;
+    }
     match cause {
-        Cause::Delta(DeltaTableError::ObjectStore { source }) | Cause::Store(source) => {
-            classify_store(source)
-        }
-        Cause::Commit(TransactionError::ObjectStore { source }) => classify_store(source),
-        Cause::Io(error) | Cause::Delta(DeltaTableError::Io { source: error }) => {
-            classify_io(error)
-        }
         Cause::Core(error) => (error.kind(), None),
         Cause::NotOurs(_) => (ErrorKind::Config, Some(NOT_OURS)),
-        Cause::Commit(_) | Cause::Task(_) => (ErrorKind::Transient, None),
-        Cause::Delta(_) | Cause::Json(_) | Cause::Vector(_) | Cause::Foreign(_) => {
-            (ErrorKind::Config, Some(FOREIGN))
-        }
         Cause::FileGone(_) => (ErrorKind::Config, Some(FILE_GONE)),
-        Cause::Parquet(error) => classify_parquet(error),
+        Cause::Task(error) if error.is_panic() => (ErrorKind::Bug, None),
+        Cause::Commit(_) | Cause::Task(_) | Cause::Store(_) | Cause::Io(_) | Cause::Write(_) => {
+            (ErrorKind::Transient, None)
+        }
+        Cause::Delta(_)
+        | Cause::Json(_)
+        | Cause::Vector(_)
+        | Cause::Foreign(_)
+        | Cause::Parquet(_) => (ErrorKind::Config, Some(FOREIGN)),
         Cause::Arrow(_) | Cause::Path(_) => (ErrorKind::Bug, None),
     }
 }
 
-fn classify_store(error: &ObjectStoreError) -> (ErrorKind, Option<&'static str>) {
-    use std::error::Error as _;
-    let refused = matches!(
-        error,
-        ObjectStoreError::PermissionDenied { .. } | ObjectStoreError::Unauthenticated { .. }
-    );
-    if refused {
-        return (ErrorKind::Config, Some(PERMISSION));
-    }
-    // The local store hides the system's error in the chain of causes.
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            return classify_io(io);
+/// Looks for the system's or the store's error, however deep the libraries have put it.
+fn classify_chain(cause: &Cause) -> Option<(ErrorKind, Option<&'static str>)> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = match cause {
+        Cause::Store(error) => Some(error),
+        Cause::Io(error) => Some(error),
+        Cause::Delta(error) | Cause::Write(error) => Some(error),
+        Cause::Commit(error) => Some(error),
+        Cause::Parquet(error) => Some(error),
+        Cause::Core(_)
+        | Cause::NotOurs(_)
+        | Cause::FileGone(_)
+        | Cause::Task(_)
+        | Cause::Json(_)
+        | Cause::Vector(_)
+        | Cause::Foreign(_)
+        | Cause::Arrow(_)
+        | Cause::Path(_) => None,
+    };
+    let mut is_store = false;
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return Some(classify_io(error));
         }
-        cause = inner.source();
+        match error.downcast_ref::<ObjectStoreError>() {
+            Some(ObjectStoreError::NotFound { .. }) => {
+                return Some((ErrorKind::Config, Some(FILE_GONE)));
+            }
+            Some(
+                ObjectStoreError::PermissionDenied { .. }
+                | ObjectStoreError::Unauthenticated { .. },
+            ) => return Some((ErrorKind::Config, Some(PERMISSION))),
+            other => is_store |= other.is_some(),
+        }
+        next = error.source();
     }
-    (ErrorKind::Transient, None)
+    is_store.then_some((ErrorKind::Transient, None))
 }
 
 fn classify_io(error: &std::io::Error) -> (ErrorKind, Option<&'static str>) {
@@ -119,17 +140,6 @@ fn classify_io(error: &std::io::Error) -> (ErrorKind, Option<&'static str>) {
         (ErrorKind::Transient, Some(SPACE))
     } else {
         (ErrorKind::Transient, None)
-    }
-}
-
-fn classify_parquet(
-    error: &deltalake::parquet::errors::ParquetError,
-) -> (ErrorKind, Option<&'static str>) {
-    use std::error::Error as _;
-    match error.source().and_then(|source| source.downcast_ref::<ObjectStoreError>()) {
-        Some(ObjectStoreError::NotFound { .. }) => (ErrorKind::Config, Some(FILE_GONE)),
-        Some(source) => classify_store(source),
-        None => (ErrorKind::Config, Some(FOREIGN)),
     }
 }
 
@@ -153,5 +163,14 @@ mod tests {
         assert_eq!(kind(hidden.into()), ErrorKind::Config);
         let outage = ObjectStoreError::Generic { store: "s3", source: "503".into() };
         assert_eq!(kind(outage.into()), ErrorKind::Transient);
+        let full = ObjectStoreError::Generic {
+            store: "local",
+            source: Box::new(Io::from(IoKind::StorageFull)),
+        };
+        let full = Cause::Write(DeltaTableError::ObjectStore { source: full });
+        let full = full.while_doing("write");
+        assert_eq!((full.kind(), full.help()), (ErrorKind::Transient, Some(SPACE)));
+        let odd = DeltaTableError::Generic("?".to_owned());
+        assert_eq!(kind(odd.into()), ErrorKind::Config);
     }
 }

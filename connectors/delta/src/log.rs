@@ -108,6 +108,15 @@ impl Log {
         Ok(Some(Commit { version, actions }))
     }
 
+    /// Whether commit `version` is still there. Where it is not, what comes after it may be gone
+    /// as well, and the number after it is no proof of being the newest.
+    pub(crate) async fn holds(&self, version: u64) -> Result<bool> {
+        let held = self.storage.has_commit(version).await;
+        held.map_err(|cause| {
+            cause.while_doing(format!("read the log of Delta table {}", self.name))
+        })
+    }
+
     /// Says that commit `version` is not there any more.
     pub(crate) fn gone(&self, version: u64) -> Error {
         Error::new(ErrorKind::Lost, format!("read the history of Delta table {}", self.name))
@@ -128,6 +137,9 @@ impl Log {
         actions: Vec<Action>,
         (purpose, now_ms): (Purpose, i64),
     ) -> Result<Written> {
+        if !self.holds(state.version).await? {
+            return Ok(Written::Taken);
+        }
         let version = state.version + 1;
         let written = self.write(version, actions, (purpose, now_ms)).await?;
         match written {

@@ -107,13 +107,20 @@ impl DeltaSink {
             if self.log.append(&mut followed.state, actions, how).await? == Written::Durable {
                 tracing::info!(table = self.log.name(), ?restored, "a Delta table was restored");
                 followed.restored = None;
+                self.log.checkpoint_if_due(followed.state.version).await;
                 return Ok(restart);
             }
         }
     }
 
-    /// Reads what the log has got since.
+    /// Reads what the log has got since, or all of it if that is gone: this worker has slept
+    /// longer than the log is kept.
     async fn read_on(&mut self) -> Result<Option<&mut Followed>> {
+        if let Some(followed) = &self.table
+            && !self.log.holds(followed.state.version).await?
+        {
+            self.table = None;
+        }
         if self.table.is_none() {
             let Some(state) = self.log.load(None).await? else { return Ok(None) };
             let restored = restore::pending(&self.log, &state).await?;
@@ -190,7 +197,10 @@ impl DeltaSink {
         };
         let actions = actions().map_err(|cause| cause.while_doing(action()))?;
         match self.log.append(state, actions, (Purpose::Schema, now_ms())).await? {
-            Written::Durable => Ok(Attempt::Done),
+            Written::Durable => {
+                self.log.checkpoint_if_due(state.version).await;
+                Ok(Attempt::Done)
+            }
             Written::Taken => Ok(Attempt::Outrun),
         }
     }

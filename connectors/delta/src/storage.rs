@@ -76,6 +76,17 @@ impl Storage {
         Ok(self.log_store.read_commit_entry(version).await?)
     }
 
+    /// Whether the log has the commit `version`, still.
+    pub(crate) async fn has_commit(&self, version: u64) -> Result<bool, Cause> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let path = Self::log_path(&commit_name(version));
+        match self.objects().get_opts(&path, options).await.map_err(Cause::of_read) {
+            Ok(_) => Ok(true),
+            Err(Cause::FileGone(_)) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
     /// `length` bytes of the file at `path` from `offset`.
     pub(crate) async fn read_range(
         &self,
@@ -131,13 +142,17 @@ fn create_durably(log: &LocalPath, version: u64, content: &[u8]) -> std::io::Res
     let staged = log.join(format!("_commit_{}.json.tmp", Uuid::new_v4()));
     std::fs::write(&staged, content)?;
     std::fs::File::open(&staged)?.sync_all()?;
-    let linked = std::fs::hard_link(&staged, log.join(format!("{version:020}.json")));
+    let linked = std::fs::hard_link(&staged, log.join(commit_name(version)));
     std::fs::remove_file(&staged)?;
     match linked {
         Ok(()) => sync_folder(log).map(|()| Written::Durable),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Written::Taken),
         Err(error) => Err(error),
     }
+}
+
+fn commit_name(version: u64) -> String {
+    format!("{version:020}.json")
 }
 
 fn sync_folder(folder: &LocalPath) -> std::io::Result<()> {
