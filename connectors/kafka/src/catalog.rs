@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anabranch_core::Result;
 use uuid::Uuid;
 
-use crate::reader::Reader;
 use crate::schemas::{SchemaRecord, Tables};
-use crate::{KafkaConfig, Names, error, progress};
+use crate::{KafkaConfig, error, progress};
 
 /// The id and the tables of one log.
 #[derive(Debug)]
@@ -40,11 +39,15 @@ impl Catalog {
         Ok(Self { config: config.clone(), log: position.log, known: Mutex::new(known) })
     }
 
-    /// Reads the tables again, to the end of the topic.
+    /// Reads the tables again, to the end of the topic. If the log is another one by now, all
+    /// that its readers hold is void: they begin anew, and find out what that means for them.
     pub(crate) fn refresh(&self) -> Result<()> {
-        let (tables, end) =
-            progress::read_tables(&Reader::new(&self.config)?, &Names::new(&self.config))?;
-        *self.known() = Known { tables, end };
+        let progress = progress::read(&self.config)?;
+        if progress.position.as_ref().is_none_or(|position| position.log != self.log) {
+            let seen = "it was wiped, and perhaps begun anew, since this process began to read it";
+            return Err(error::transient(format!("read the log {}", self.config.prefix), seen));
+        }
+        *self.known() = Known { tables: progress.tables, end: progress.schemas_end };
         Ok(())
     }
 

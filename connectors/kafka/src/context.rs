@@ -4,6 +4,7 @@
 //! So the last such error is kept, and explains the time-out ([`crate::error::classify`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -12,9 +13,12 @@ use rdkafka::error::KafkaError;
 
 use crate::error;
 
-/// The last error of a connection that no retry mends.
+/// How long an error explains a time-out: a client that is refused tries again more often.
+const EXPLAINS_FOR: Duration = Duration::from_secs(60);
+
+/// The last error of a connection that no retry mends, unless others came since.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trouble(Arc<Mutex<Option<(KafkaError, String)>>>);
+pub(crate) struct Trouble(Arc<Mutex<Option<(KafkaError, String, Instant)>>>);
 
 impl Trouble {
     /// Takes note of an error event.
@@ -23,15 +27,19 @@ impl Trouble {
             return;
         }
         tracing::debug!(target: "librdkafka", %error, reason);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if error::is_config(&error) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((error, reason.to_owned()));
+            *last = Some((error, reason.to_owned(), Instant::now()));
+        } else if error::is_unreachable(&error) {
+            // A broker that restarts may refuse before it is gone.
+            *last = None;
         }
     }
 
     /// The last error that a person must mend, and what librdkafka said of it.
     pub(crate) fn last(&self) -> Option<(KafkaError, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.filter(|(.., at)| at.elapsed() < EXPLAINS_FOR).map(|(error, told, _)| (error, told))
     }
 }
 

@@ -89,6 +89,11 @@ pub(crate) fn is_config(error: &KafkaError) -> bool {
     kind(error) == ErrorKind::Config
 }
 
+/// Whether a broker cannot be reached at all.
+pub(crate) fn is_unreachable(error: &KafkaError) -> bool {
+    code(error).is_some_and(|code| [Code::BrokerTransportFailure, Code::Resolve].contains(&code))
+}
+
 /// Whether it is no error but the end of a partition.
 pub(crate) fn is_partition_end(error: &KafkaError) -> bool {
     matches!(error, KafkaError::PartitionEOF(_)) || code(error) == Some(Code::PartitionEOF)
@@ -208,5 +213,7 @@ mod tests {
         assert_eq!(kind(classify("list topics", time_out(), &trouble)), ErrorKind::Transient);
         trouble.note(KafkaError::Global(Code::Authentication), "invalid credentials");
         assert_eq!(kind(classify("list topics", time_out(), &trouble)), ErrorKind::Config);
+        trouble.note(KafkaError::Global(Code::BrokerTransportFailure), "connection refused");
+        assert_eq!(kind(classify("list topics", time_out(), &trouble)), ErrorKind::Transient);
     }
 }

@@ -144,6 +144,11 @@ impl Feed {
         Ok(())
     }
 
+    /// Whether everything was read, and is in a batch.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.at_end && self.buffer.size().rows == 0
+    }
+
     /// A batch holds these records now.
     pub(crate) fn taken(&mut self, batch: InFlight) {
         self.next = batch.next;
@@ -153,10 +158,12 @@ impl Feed {
 
     /// Everything before `next` is applied.
     pub(crate) fn applied(&mut self, next: i64) {
+        let mut newest_us = None;
         while let Some(batch) = self.in_flight.front().filter(|batch| batch.next <= next) {
-            self.stats.applied(batch.next, batch.newest_us);
+            newest_us = Some(batch.newest_us);
             self.in_flight.pop_front();
         }
+        self.stats.applied(next, newest_us);
         self.count();
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use anabranch_core::{ErrorKind, Result};
+use anabranch_core::Result;
 use rdkafka::Offset;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::Consumer as _;
@@ -77,8 +77,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Transient`] while the source has not begun to write the log, or Kafka does
-    /// not answer; [`ErrorKind::Config`] if the configuration does not fit the log.
+    /// [`anabranch_core::ErrorKind::Transient`] while the source has not begun to write the log, or Kafka does
+    /// not answer; [`anabranch_core::ErrorKind::Config`] if the configuration does not fit the log.
     pub async fn join(
         kafka: &KafkaConfig,
         sink: &str,
@@ -156,7 +156,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Transient`] if Kafka does not answer: the session then runs out by itself.
+    /// [`anabranch_core::ErrorKind::Transient`] if Kafka does not answer: the session then runs out by itself.
     pub async fn leave(self) -> Result<()> {
         let (left, done) = oneshot::channel();
         // A thread that is gone has left.
@@ -263,18 +263,14 @@ impl Poller {
             }
             Err(e) => {
                 tracing::debug!(error = %e, "the ends of the log are not known");
-                return Ok(());
+                return if error::is_leaderless(&e) { self.verify().map(drop) } else { Ok(()) };
             }
         };
         let is_news = ends.first().is_some_and(|end| *end != self.catalog.end());
         let ends = units.into_iter().zip(ends).map(|((topic, unit), end)| (topic, unit, end));
         self.leases.stats.ends(ends);
         if is_news {
-            match self.catalog.refresh() {
-                Err(e) if e.kind() != ErrorKind::Transient => return Err(e),
-                Err(e) => tracing::debug!(error = e.report(), "tables not read, again later"),
-                Ok(()) => {}
-            }
+            self.catalog.refresh()?;
         }
         self.subscribe()
     }
@@ -286,12 +282,24 @@ impl Poller {
         if topics == self.subscribed {
             return Ok(());
         }
-        for record in &records {
+        if !self.verify()? {
+            return Ok(());
+        }
+        self.consumer
+            .subscribe(&topics)
+            .map_err(|e| error::classify("subscribe to the topics of the log", e, &self.trouble))?;
+        self.subscribed = topics.into_iter().map(str::to_owned).collect();
+        Ok(())
+    }
+
+    /// Whether all topics are there, as they were recorded. One that is missing for long is lost.
+    fn verify(&mut self) -> Result<bool> {
+        for record in self.catalog.all() {
             match reader::partitions(&*self.consumer, &record.topic, &self.trouble)? {
                 None => {
                     let since = *self.missing_since.get_or_insert_with(Instant::now);
                     let late = since.elapsed() > MISSING_TIMEOUT;
-                    return if late { Err(topics::missing(&record.topic)) } else { Ok(()) };
+                    return if late { Err(topics::missing(&record.topic)) } else { Ok(false) };
                 }
                 Some(found) if found != record.partitions => {
                     return Err(topics::wrong_count(&record.topic, record.partitions, found));
@@ -300,11 +308,7 @@ impl Poller {
             }
         }
         self.missing_since = None;
-        self.consumer
-            .subscribe(&topics)
-            .map_err(|e| error::classify("subscribe to the topics of the log", e, &self.trouble))?;
-        self.subscribed = topics.into_iter().map(str::to_owned).collect();
-        Ok(())
+        Ok(true)
     }
 
     /// Commits what was confirmed and leaves the group.

@@ -8,6 +8,7 @@
 //! it where blocking is allowed.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anabranch_core::resume::{Committed, Mark, Partition, Resume, resume};
 use anabranch_core::{CURSOR_FORMAT, Error, LastRecord, Result, StoreCursor, UnitCursor};
@@ -21,6 +22,12 @@ use crate::feed::{Feed, Start};
 use crate::lease::Lease;
 use crate::member::MemberConsumer;
 use crate::reader::{self, BROKER_TIMEOUT, Borders};
+
+/// How long a partition may take to start after its assignment: others are stopped first.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether it has.
+const START_POLL: Duration = Duration::from_millis(50);
 
 /// Which history a cursor must be of.
 #[derive(Clone, Copy, Debug)]
@@ -145,15 +152,7 @@ fn start(
         let from = start.check.map_or(start.next, |LastRecord { offset, .. }| offset);
         targets.add_partition_offset(topic, start.partition, Offset::Offset(from))?;
     }
-    let sought = consumer.seek_partitions(targets, BROKER_TIMEOUT)?;
-    for unit in sought.elements() {
-        if let Err(e) = unit.error() {
-            // Its fetching was stopped by an error: only a new member can start it again.
-            let cause = error::transient(format!("seek in topic {topic}"), e.to_string());
-            consumer.context().leases.fail(cause);
-            return Err(e);
-        }
-    }
+    let sought = seek_started(consumer, topic, &targets)?;
     let trouble = &consumer.context().trouble;
     let mut feeds = Vec::new();
     for Decision { start, .. } in &decisions {
@@ -172,6 +171,28 @@ fn start(
         reset_to: decisions.iter().map(|d| (d.start.partition, d.reset_to)).collect(),
         cursor: decisions.into_iter().map(|d| (d.start.partition, d.cursor)).collect(),
     })
+}
+
+/// Seeks in partitions that were assigned, and may not have been started yet.
+fn seek_started(
+    consumer: &Arc<MemberConsumer>,
+    topic: &str,
+    targets: &TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        let sought = consumer.seek_partitions(targets.clone(), BROKER_TIMEOUT)?;
+        let Some(e) = sought.elements().iter().find_map(|unit| unit.error().err()) else {
+            return Ok(sought);
+        };
+        if Instant::now() > deadline {
+            // Its fetching was stopped by an error: only a new member can start it again.
+            let cause = error::transient(format!("seek in topic {topic}"), e.to_string());
+            consumer.context().leases.fail(cause);
+            return Err(e);
+        }
+        std::thread::sleep(START_POLL);
+    }
 }
 
 fn newer_format(name: &str, format: u16) -> Error {

@@ -18,6 +18,9 @@ use anabranch_core::{
     Assignment, Batch, DeleteBelow, LastRecord, Result, Source, StoreCursor, UnitCursor,
 };
 
+use rdkafka::Offset;
+use rdkafka::consumer::Consumer as _;
+
 use crate::buffer::Size;
 use crate::catalog::Catalog;
 use crate::error;
@@ -32,6 +35,9 @@ const RECORDS_PER_TURN: usize = 256;
 
 /// The longest wait before the queues are looked at anyway.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a source with nothing to do moves its cursor past markers.
+const MARKERS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How large a batch may get, and how long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +75,8 @@ pub struct TopicSource {
     since: Option<Instant>,
     /// The feed whose turn is first.
     turn: usize,
+    /// When to look whether markers can be passed, if nothing else is to do.
+    markers_at: Instant,
     /// Dropped before the consumer that they belong to.
     feeds: Vec<Feed>,
     consumer: Arc<MemberConsumer>,
@@ -100,6 +108,7 @@ impl TopicSource {
             stalled: None,
             since: None,
             turn: 0,
+            markers_at: Instant::now(),
             feeds: Vec::new(),
             consumer,
         }
@@ -118,6 +127,7 @@ impl TopicSource {
         self.announce = sought.is_reset;
         self.stalled = None;
         self.since = None;
+        self.markers_at = Instant::now() + MARKERS_INTERVAL;
     }
 
     /// Looks up the schema that a record waits for.
@@ -244,9 +254,48 @@ impl TopicSource {
                 *unit = UnitCursor { next: part.in_flight.next, last: Some(part.last), ..*unit };
             }
         }
-        self.since = self.feeds.iter().any(|f| f.buffer.size().rows > 0).then(Instant::now);
         let (rows, meta) = decoder.finish()?;
+        self.pass_markers()?;
+        self.since = self.feeds.iter().any(|f| f.buffer.size().rows > 0).then(Instant::now);
         Ok(Some(Batch { table, rows, meta, delete_below: taken.delete_below }))
+    }
+}
+
+/// Markers of transactions.
+impl TopicSource {
+    /// Moves the cursor of every partition that was read to its end past the markers there, and
+    /// says whether one moved. Else the last of them would expire before a store that holds
+    /// everything, and look like history that it missed.
+    fn pass_markers(&mut self) -> Result<bool> {
+        let drained = |feed: &&Feed| feed.is_drained();
+        let drained: Vec<i32> = self.feeds.iter().filter(drained).map(|f| f.partition).collect();
+        if drained.is_empty() {
+            return Ok(false);
+        }
+        let topic = &self.lease.topic;
+        let positions = self.consumer.position().map_err(|e| {
+            error::classify(format!("read topic {topic}"), e, &self.consumer.context().trouble)
+        })?;
+        let mut moved = false;
+        for partition in drained {
+            let position = positions.find_partition(topic, partition).map(|unit| unit.offset());
+            let Some(Offset::Offset(position)) = position else { continue };
+            if let Some(unit) = self.cursor.get_mut(&partition).filter(|u| u.next < position) {
+                unit.next = position;
+                moved = true;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// A batch without rows, if the cursor can be moved and has not been for long.
+    fn idle(&mut self) -> Result<Option<Batch>> {
+        if Instant::now() < self.markers_at {
+            return Ok(None);
+        }
+        self.markers_at = Instant::now() + MARKERS_INTERVAL;
+        let moved = self.pass_markers()?;
+        Ok(moved.then(|| Batch::empty(Arc::clone(&self.assignment.table))))
     }
 }
 
@@ -292,6 +341,11 @@ impl Source for TopicSource {
             }
             if self.stalled.is_some() {
                 continue;
+            }
+            if wait.is_none()
+                && let Some(batch) = self.idle()?
+            {
+                return Ok(Some((batch, self.cursor.clone())));
             }
             let wait = wait.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL);
             // What has come first; the timer is for a batch that waits long enough.

@@ -134,11 +134,13 @@ impl UnitStats {
         self.waiting_us.store(waiting_us.unwrap_or(NEVER), Ordering::Relaxed);
     }
 
-    /// Everything before `next` is applied; the newest of it was committed at `newest_us`.
-    pub(crate) fn applied(&self, next: i64, newest_us: i64) {
+    /// Everything before `next` is applied; the newest event of it was committed at `newest_us`.
+    pub(crate) fn applied(&self, next: i64, newest_us: Option<i64>) {
         self.next.store(next, Ordering::Relaxed);
         self.end.fetch_max(next, Ordering::Relaxed);
-        self.applied_us.store(newest_us, Ordering::Relaxed);
+        if let Some(newest_us) = newest_us {
+            self.applied_us.store(newest_us, Ordering::Relaxed);
+        }
     }
 
     fn lag(&self, topic: &str, partition: i32) -> UnitLag {
@@ -173,7 +175,7 @@ mod tests {
         unit.read(5, true, Some(7_000_000));
         let lag = &stats.units()[0];
         assert_eq!((lag.events, lag.caught_up, lag.seconds(9_000_000)), (5, false, 2.0));
-        unit.applied(99, 7_000_000);
+        unit.applied(99, Some(7_000_000));
         unit.read(0, true, None);
         let lag = &stats.units()[0];
         assert_eq!((lag.events, lag.caught_up, lag.seconds(9_000_000)), (0, true, 0.0));

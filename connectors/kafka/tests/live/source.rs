@@ -7,7 +7,7 @@ use anabranch_kafka::Limits;
 use rdkafka::Offset;
 use uuid::Uuid;
 
-use crate::support::{Log, PATIENCE, Store, assigned, eventually, wider};
+use crate::support::{Fake, Log, PATIENCE, Store, assigned, eventually, table, wider};
 
 fn quick() -> Limits {
     Limits { wait: Duration::from_millis(20), ..Limits::default() }
@@ -269,4 +269,25 @@ async fn expired_history_is_lost_and_never_skipped() {
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     // A store that has them all goes on.
     source.seek(store.cursor).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_holds_everything_outlives_its_history() {
+    let log = Log::new();
+    let (mut store, topic) = settled(&log).await;
+    let mut offsets = rdkafka::TopicPartitionList::new();
+    for partition in 0..4 {
+        offsets.add_partition_offset(&topic, partition, Offset::End).unwrap();
+    }
+    let options = rdkafka::admin::AdminOptions::new();
+    log.admin().delete_records(&offsets, &options).await.unwrap();
+    let mut group = log.join(quick()).await;
+    let mut source = assigned(&mut group).await;
+    source.seek(store.cursor.clone()).await.unwrap();
+    let mut sink = anabranch_kafka::LogSink::open(&log.kafka, &log.registry, "shop").unwrap();
+    let position = sink.cursor().await.unwrap().unwrap();
+    let mut fake = Fake::after(table("orders"), &position);
+    let (batch, upto) = fake.transaction(&[(500, Some("x"))]);
+    sink.apply(&batch, &upto).await.unwrap();
+    store.run_until(&mut source, |store| store.ids().contains(&500)).await;
 }

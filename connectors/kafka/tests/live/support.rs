@@ -173,6 +173,11 @@ impl Fake {
         Self { table, log: Uuid::new_v4(), lsn: 0x0100_0000 }
     }
 
+    /// Goes on with a log that somebody else began.
+    pub(crate) fn after(table: Arc<Table>, position: &SourceCursor) -> Self {
+        Self { table, log: position.log, lsn: position.confirm.0 }
+    }
+
     /// The position record before the first change.
     pub(crate) fn start(&self) -> (LogBatch, SourceCursor) {
         (LogBatch { tables: vec![Arc::clone(&self.table)], events: Vec::new() }, self.cursor())
