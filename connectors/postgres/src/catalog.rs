@@ -109,6 +109,16 @@ impl Catalog {
         self.adopt_table(raw.name(), raw.oid, (columns, wire), &key.attnums)
     }
 
+    /// Goes on with a table as the log knows it, whatever the catalog says by now: the rows to come
+    /// may be older than that. Their Relation message says more. `false` if the log does not know
+    /// it.
+    pub(crate) fn resume(&mut self, oid: u32) -> bool {
+        let Some(table) = self.known.get(oid) else { return false };
+        let layout = RowLayout::new(&table);
+        self.relations.insert(oid, Arc::new(Relation { table, layout, wire: Vec::new() }));
+        true
+    }
+
     /// Takes a table as a Relation message has it; `raw` is the catalog's view of the same oid,
     /// `None` if it was dropped since. Returns it if its schema version is new.
     pub(crate) fn adopt_message(
@@ -126,14 +136,21 @@ impl Catalog {
         };
         let attnums = attnums(message, raw, &before);
         let wire: Vec<WireColumn> = message.columns.iter().map(WireColumn::of).collect();
-        let column = |(column, attnum): (&pgoutput::RelationColumn, &i16)| Column {
-            attnum: *attnum,
-            name: column.name.clone(),
-            source_type: raw
+        let column = |(column, attnum): (&pgoutput::RelationColumn, &i16)| {
+            let kind = types.column_type(column.type_oid, column.typmod);
+            let now = raw
                 .and_then(|raw| raw.column(*attnum))
                 .filter(|raw| (raw.type_oid, raw.typmod) == (column.type_oid, column.typmod))
-                .map_or_else(|| types.name(column.type_oid), |raw| raw.type_name.clone()),
-            kind: types.column_type(column.type_oid, column.typmod),
+                .map(|raw| &raw.type_name);
+            let then =
+                || before.table.columns.iter().find(|c| c.attnum == *attnum && c.kind == kind);
+            let source_type = now.or_else(|| then().map(|column| &column.source_type));
+            Column {
+                attnum: *attnum,
+                name: column.name.clone(),
+                source_type: source_type.cloned().unwrap_or_else(|| types.name(column.type_oid)),
+                kind,
+            }
         };
         let columns = message.columns.iter().zip(&attnums).map(column).collect();
         let key: Vec<i16> = before.table.key_columns().map(|column| column.attnum).collect();

@@ -13,7 +13,7 @@ use anabranch_core::{Epoch, Error, ErrorKind, Lsn, Phase, Result, SourceCursor};
 use postgres_protocol::escape::escape_literal;
 use tokio_postgres::Client;
 
-use crate::error::{Context, bug, lost};
+use crate::error::{Context, lost};
 use crate::pgwire::Identity;
 
 /// A slot as `pg_replication_slots` has it.
@@ -113,13 +113,8 @@ pub(crate) fn decide(
             .with_help("set [source] slot back, or run `anabranch teardown` to begin anew"));
     }
     if cursor.phase != Phase::Streaming {
-        let next = cursor.epoch.next().ok_or_else(|| {
-            bug("begin another history", "all 256 are used up; begin with an empty log")
-        })?;
-        return match slot.map(|slot| check_ours(slot, database)).transpose() {
-            Ok(_) => Ok(Plan::Begin { epoch: next }),
-            Err(error) => Err(error),
-        };
+        slot.map_or(Ok(()), |slot| check_ours(slot, database))?;
+        return next_epoch(cursor).map(|epoch| Plan::Begin { epoch });
     }
     check_server(cursor, server).map_err(|why| lost(go_on(), why))?;
     let Some(slot) = slot else {
@@ -134,6 +129,19 @@ pub(crate) fn decide(
     check_ours(slot, database)?;
     check_slot(cursor, slot).map_err(|why| lost(go_on(), why))?;
     Ok(Plan::Stream)
+}
+
+/// The epoch of a history that begins again.
+fn next_epoch(cursor: &SourceCursor) -> Result<Epoch> {
+    match (cursor.epoch.next(), cursor.phase) {
+        (Some(epoch), _) => Ok(epoch),
+        // Nothing was written in the last one yet, so it may be begun once more.
+        (None, Phase::Starting) => Ok(cursor.epoch),
+        (None, Phase::Snapshot | Phase::Streaming) => Err(lost(
+            "begin another history",
+            "256 of them have begun in this log, and its versions can tell no more apart",
+        )),
+    }
 }
 
 /// Whether the log was written from this server and history.
@@ -296,8 +304,11 @@ mod tests {
 
     #[test]
     fn the_last_epoch_is_the_last() {
-        let last = SourceCursor { phase: Phase::Starting, epoch: Epoch(255), ..cursor() };
-        assert!(decided(Some(last), None).is_err());
+        let last = |phase| Some(SourceCursor { phase, epoch: Epoch(255), ..cursor() });
+        let error = decided(last(Phase::Snapshot), None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Lost);
+        let again = decided(last(Phase::Starting), None).unwrap();
+        assert_eq!(again, Plan::Begin { epoch: Epoch(255) }, "nothing was written in it");
     }
 
     #[test]

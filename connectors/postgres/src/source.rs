@@ -145,7 +145,9 @@ impl PostgresSource {
         }
         let mut catalog = Catalog::new(config.table_names()?, self.known.clone());
         for table in &tables {
-            catalog.adopt(table, &types)?;
+            if plan != Plan::Stream || !catalog.resume(table.oid) {
+                catalog.adopt(table, &types)?;
+            }
         }
         let (out, inbox) = mpsc::channel(BATCHES_MAX);
         let (started, is_started) = watch::channel(false);

@@ -111,6 +111,7 @@ impl Streaming {
                 self.stats.at_wal_end(wal_end);
                 // Nothing that is published lies before it but what is in the drafts.
                 if !self.assembler.is_open() {
+                    self.assembler.require_nothing_before(wal_end)?;
                     self.builder.border(wal_end);
                 }
                 Ok(())

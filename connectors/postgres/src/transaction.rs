@@ -85,6 +85,18 @@ impl Assembler {
         self.open.is_some()
     }
 
+    /// The server says that it has sent everything before `lsn`: the rest of a transaction that is
+    /// partly in the log must have been among it.
+    pub(crate) fn require_nothing_before(&self, lsn: Lsn) -> Result<()> {
+        match &self.resumed {
+            Some(split) if split.commit_lsn < lsn => Err(lost(
+                format!("go on in the transaction that committed at {}", split.commit_lsn),
+                format!("the server has sent everything before {lsn}, and not that"),
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Takes the next message; adds what it changes to `drafts`.
     pub(crate) fn push(
         &mut self,

@@ -138,6 +138,24 @@ fn versions_go_on_from_what_the_log_knows() {
 }
 
 #[test]
+fn a_stream_goes_on_with_the_schema_that_the_log_knows() {
+    let tables = KnownTables::default();
+    let mut first = Catalog::new(vec![], tables.clone());
+    first.adopt(&raw_orders(), &Types::default()).unwrap();
+    let mut catalog = Catalog::new(vec![], tables);
+    assert!(catalog.resume(7) && !catalog.resume(8));
+    // A column was added while nobody read; the rows of before come first.
+    let mut raw = raw_orders();
+    raw.columns.push(raw_column(3, "price", 20));
+    let then = message(&[("id", 23, true), ("note", 25, false)]);
+    assert!(!catalog.matches(&then), "what the types were is not known");
+    assert!(adopt(&mut catalog, &then, &raw).unwrap().is_none(), "it is the version of the log");
+    assert!(catalog.matches(&then));
+    let now = message(&[("id", 23, true), ("note", 25, false), ("price", 20, false)]);
+    assert_eq!(adopt(&mut catalog, &now, &raw).unwrap().unwrap().version, 2);
+}
+
+#[test]
 fn generated_and_unpublished_columns_are_left_out() {
     let mut raw = raw_orders();
     raw.columns.push(RawColumn { generated: true, ..raw_column(3, "sum", 23) });

@@ -206,6 +206,8 @@ fn a_split_transaction_goes_on_where_the_log_ends() {
 fn a_split_transaction_that_does_not_come_is_lost() {
     let split = Split { commit_lsn: Lsn(0x100), ordinal: 2, parts: BTreeMap::new() };
     let mut run = Run::new(0x40, Some(split));
+    run.assembler.require_nothing_before(Lsn(0x100)).unwrap();
+    assert!(run.assembler.require_nothing_before(Lsn(0x101)).is_err());
     let error = run.push(&begin_message(0x200, 9)).unwrap_err();
     assert_eq!(error.kind(), anabranch_core::ErrorKind::Lost);
 }
