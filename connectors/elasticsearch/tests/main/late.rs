@@ -4,7 +4,8 @@ use anabranch_core::{DeleteBelow, ErrorKind, Sink as _, Version};
 use elasticsearch::http::Method;
 use serde_json::{Value, json};
 
-use crate::server::{Server, batch, cursor, version};
+use crate::scripted::Scripted;
+use crate::server::{Server, batch, cursor, relay, url, version};
 
 fn late_upsert(id: i64, value: i64, version: Version) -> [Value; 2] {
     let version = version.to_i64();
@@ -58,6 +59,38 @@ async fn a_late_bulk_loses_to_a_truncate_of_its_own_transaction() {
     let (mut late, _) = server.worker(&[0, 1]).await;
     late.apply(&rows, &cursor(5)).await.unwrap();
     assert_eq!(server.values().await, [(3, Some(32))]);
+}
+
+/// Another worker writes the row after the TRUNCATE just when this one has found its predecessor
+/// and is about to delete it.
+#[tokio::test]
+async fn a_row_written_between_search_and_delete_stays() {
+    let mut server = Server::new();
+    let (mut sink, _) = server.worker(&[0, 1]).await;
+    let old = [(1, Some(11), version(4, 0)), (3, Some(31), version(4, 0))];
+    sink.apply(&batch(&old), &cursor(5)).await.unwrap();
+    let index = server.name("t-1");
+    let between = Scripted::start(move |asked| {
+        if asked.body.starts_with("{\"delete\"") {
+            let lines: String =
+                late_upsert(1, 12, version(5, 1)).iter().map(|l| format!("{l}\n")).collect();
+            let (status, reply) = relay("POST", &format!("{index}/_bulk"), lines);
+            assert_eq!((status, &reply["errors"]), (200, &json!(false)));
+        }
+        let mut words = asked.line.split(' ');
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        let (status, answer) = relay(method, path.trim_start_matches('/'), asked.body.clone());
+        (status, answer.to_string())
+    })
+    .await;
+    server.config.url = between.url();
+    let (mut sink, _) = server.worker(&[0, 1]).await;
+    let mut truncate = batch(&[]);
+    truncate.delete_below = vec![DeleteBelow { partition: 1, version: version(5, 1) }];
+    sink.apply(&truncate, &cursor(6)).await.unwrap();
+    assert!(between.asked().iter().any(|asked| asked.body.starts_with("{\"delete\"")));
+    server.config.url = url();
+    assert_eq!(server.values().await, [(1, Some(12))]);
 }
 
 #[tokio::test]
