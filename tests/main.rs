@@ -5,8 +5,17 @@
     clippy::as_conversions,
     clippy::print_stdout,
     clippy::string_slice,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
     reason = "helpers of tests are tests, and clippy's in-tests options do not reach them"
 )]
 
+mod bad_input;
+mod chaos;
 mod conformance;
+mod end_to_end;
+mod resume;
 mod simulation;
+mod support;
+mod tidy;

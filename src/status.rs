@@ -1,0 +1,287 @@
+//! What every part is doing, for `/status`, `/health` and `anabranch status`.
+//!
+//! ```text
+//! supervisor ── states ──┐
+//! groups ──── lag ───────┼─▶ Report ─▶ JSON ─▶ a table in the terminal
+//! source ──── LSNs ──────┘
+//! ```
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anabranch_core::{Error, ErrorKind};
+use anabranch_kafka::{GroupStats, UnitLag};
+use anabranch_postgres::SourceStats;
+use serde::{Deserialize, Serialize};
+
+/// What a part is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// It is about to begin, or waits for another instance to end.
+    Starting,
+    /// It moves, or has nothing to move.
+    Running,
+    /// It failed, and tries again by itself.
+    Retrying {
+        /// What failed.
+        error: String,
+    },
+    /// It was told to stand still.
+    Paused,
+    /// It cannot go on until somebody helps; `anabranch resume` tries again.
+    Parked {
+        /// What failed, and what helps.
+        error: String,
+    },
+}
+
+/// The states of everything in this process; shared.
+#[derive(Debug, Default)]
+pub struct Status(Mutex<Parts>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    source: Option<State>,
+    stats: Option<Arc<SourceStats>>,
+    sinks: BTreeMap<String, SinkPart>,
+}
+
+#[derive(Debug, Default)]
+struct SinkPart {
+    state: Option<State>,
+    tables: BTreeMap<String, State>,
+    group: Option<Arc<GroupStats>>,
+}
+
+/// Names a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// PostgreSQL → log.
+    Source,
+    /// A sink as a whole.
+    Sink(String),
+    /// One topic of a sink.
+    Table {
+        /// The sink.
+        sink: String,
+        /// The topic.
+        topic: String,
+    },
+}
+
+/// Everything that `/status` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The source, if this process runs it.
+    pub source: Option<SourceReport>,
+    /// The sinks that this process runs, by name.
+    pub sinks: BTreeMap<String, SinkReport>,
+}
+
+/// The source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// The newest LSN received.
+    pub received_lsn: String,
+    /// The LSN that the log durably holds, and that the slot may forget.
+    pub durable_lsn: String,
+    /// Rows and truncates sent to the log since the process began.
+    pub events: u64,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SinkReport {
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// Its topics, by name.
+    pub tables: BTreeMap<String, TableReport>,
+}
+
+/// One topic of a sink.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TableReport {
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// Its partitions.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// One partition of a topic, as one sink sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Its number.
+    pub partition: i32,
+    /// The next offset to apply.
+    pub offset: i64,
+    /// The end of the log.
+    pub end: i64,
+    /// Events between the two; 0 when nothing is left to apply.
+    pub lag_events: i64,
+    /// Age of the oldest change that is not applied yet; 0 when nothing is left.
+    pub lag_seconds: f64,
+}
+
+impl State {
+    /// What a failed attempt leaves a part in.
+    #[must_use]
+    pub fn after(error: &Error) -> Self {
+        let report = error.report();
+        if error.kind() == ErrorKind::Transient {
+            Self::Retrying { error: report }
+        } else {
+            Self::Parked { error: report }
+        }
+    }
+
+    /// One word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Retrying { .. } => "retrying",
+            Self::Paused => "paused",
+            Self::Parked { .. } => "PARKED",
+        }
+    }
+
+    /// What failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Retrying { error } | Self::Parked { error } => Some(error),
+            Self::Starting | Self::Running | Self::Paused => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Source => f.write_str("source"),
+            Self::Sink(sink) => f.write_str(sink),
+            Self::Table { sink, topic } => write!(f, "{sink}/{topic}"),
+        }
+    }
+}
+
+impl Status {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets what `part` is doing, and says whether that is news.
+    pub fn set(&self, part: &Part, state: State) -> bool {
+        let mut parts = self.parts();
+        let old = match part {
+            Part::Source => parts.source.replace(state.clone()),
+            Part::Sink(sink) => {
+                parts.sinks.entry(sink.clone()).or_default().state.replace(state.clone())
+            }
+            Part::Table { sink, topic } => {
+                let sink = parts.sinks.entry(sink.clone()).or_default();
+                sink.tables.insert(topic.clone(), state.clone())
+            }
+        };
+        old.as_ref() != Some(&state)
+    }
+
+    /// Forgets a topic that this process no longer has.
+    pub fn forget_table(&self, sink: &str, topic: &str) {
+        if let Some(sink) = self.parts().sinks.get_mut(sink) {
+            sink.tables.remove(topic);
+        }
+    }
+
+    /// Where the source's figures come from.
+    pub fn set_source_stats(&self, stats: Arc<SourceStats>) {
+        self.parts().stats = Some(stats);
+    }
+
+    /// Where a sink's lag comes from; `None` while it is in no group.
+    pub fn set_group(&self, sink: &str, group: Option<Arc<GroupStats>>) {
+        self.parts().sinks.entry(sink.to_owned()).or_default().group = group;
+    }
+
+    /// Everything, as of `now_us` (microseconds since 1970).
+    #[must_use]
+    pub fn report(&self, now_us: i64) -> Report {
+        let parts = self.parts();
+        let source = parts.source.clone().map(|state| SourceReport {
+            state,
+            received_lsn: lsn(parts.stats.as_deref(), SourceStats::received_lsn),
+            durable_lsn: lsn(parts.stats.as_deref(), SourceStats::durable_lsn),
+            events: parts.stats.as_ref().map_or(0, |stats| stats.rows()),
+        });
+        let sinks = parts.sinks.iter().map(|(name, part)| (name.clone(), part.report(now_us)));
+        Report { source, sinks: sinks.collect() }
+    }
+}
+
+fn lsn(stats: Option<&SourceStats>, read: impl Fn(&SourceStats) -> anabranch_core::Lsn) -> String {
+    stats.map_or_else(|| "-".to_owned(), |stats| read(stats).to_string())
+}
+
+impl SinkPart {
+    fn report(&self, now_us: i64) -> SinkReport {
+        let mut report = SinkReport {
+            state: self.state.clone().unwrap_or(State::Starting),
+            tables: BTreeMap::new(),
+        };
+        for (topic, state) in &self.tables {
+            let table = TableReport { state: state.clone(), partitions: Vec::new() };
+            report.tables.insert(topic.clone(), table);
+        }
+        report.add(self.group.as_ref().map(|group| group.units()).unwrap_or_default(), now_us);
+        report
+    }
+}
+
+impl SinkReport {
+    /// A sink that no daemon was asked about.
+    #[must_use]
+    pub fn offline(units: Vec<UnitLag>, now_us: i64) -> Self {
+        let mut report = Self { state: State::Paused, tables: BTreeMap::new() };
+        report.add(units, now_us);
+        report
+    }
+
+    fn add(&mut self, units: Vec<UnitLag>, now_us: i64) {
+        for unit in units {
+            let table = self.tables.entry(unit.topic.clone()).or_insert_with(|| TableReport {
+                state: self.state.clone(),
+                partitions: Vec::new(),
+            });
+            table.partitions.push(PartitionReport {
+                partition: unit.partition,
+                offset: unit.next,
+                end: unit.end,
+                lag_events: unit.events,
+                lag_seconds: unit.seconds(now_us),
+            });
+            table.partitions.sort_by_key(|unit| unit.partition);
+        }
+    }
+}
+
+impl Report {
+    /// Whether nothing is parked.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let parked = |state: &State| matches!(state, State::Parked { .. });
+        let sink = |sink: &SinkReport| {
+            parked(&sink.state) || sink.tables.values().any(|table| parked(&table.state))
+        };
+        let source = self.source.as_ref().is_some_and(|source| parked(&source.state));
+        !source && !self.sinks.values().any(sink)
+    }
+}

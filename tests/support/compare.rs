@@ -1,0 +1,115 @@
+//! The oracle: what the source holds, as text, against what each store holds.
+
+use std::collections::BTreeMap;
+
+use super::stores;
+use super::world::World;
+
+/// A row: column to canonical text, `None` for null.
+pub type Row = BTreeMap<String, Option<String>>;
+/// The rows of a table by the text of their key.
+pub type Rows = BTreeMap<String, Row>;
+
+/// What differs first, in any table of these sinks.
+pub async fn difference(world: &World, sinks: &[&str]) -> Option<String> {
+    for table in &world.tables {
+        let wanted = source_rows(world, table).await;
+        for sink in sinks {
+            let held = match stores::rows(world, sink, table).await {
+                Ok(held) => held,
+                Err(error) => return Some(format!("{sink} {table}: {error}")),
+            };
+            if let Some(difference) = first_difference(&wanted, &held) {
+                return Some(format!("{sink} {table}: {difference}"));
+            }
+        }
+    }
+    None
+}
+
+/// The first row that is not in both, or not the same in both.
+pub fn first_difference(wanted: &Rows, held: &Rows) -> Option<String> {
+    let (of, there) = (wanted.len(), held.len());
+    for (key, row) in wanted {
+        match held.get(key) {
+            None => return Some(format!("row {key} is missing ({there} of {of} rows)")),
+            Some(other) => {
+                if let Some(column) = different_column(row, other) {
+                    let (value, other) = (&row[column], other.get(column));
+                    return Some(format!(
+                        "row {key}, column {column}: {other:.99?}, not {value:.99?}"
+                    ));
+                }
+            }
+        }
+    }
+    let extra = held.keys().find(|key| !wanted.contains_key(*key))?;
+    Some(format!("row {extra} is in the store alone ({there} rows, not {of})"))
+}
+
+/// The first column of `row` that `held` has otherwise.
+pub fn different_column<'a>(row: &'a Row, held: &Row) -> Option<&'a String> {
+    let other = |column| held.get(column).and_then(Option::as_ref);
+    row.iter().find(|(column, value)| other(*column) != value.as_ref()).map(|(column, _)| column)
+}
+
+/// What the source holds.
+pub async fn source_rows(world: &World, table: &str) -> Rows {
+    let columns = columns(world, table).await;
+    let list: Vec<_> = columns.iter().map(|column| format!("{} AS c", column.expression)).collect();
+    let rows =
+        world.sql.query(&format!("SELECT {} FROM {table}", list.join(", ")), &[]).await.unwrap();
+    let mut found = Rows::new();
+    for row in rows {
+        let texts: Vec<Option<String>> = (0..columns.len()).map(|place| row.get(place)).collect();
+        let key = columns.iter().zip(&texts).filter(|(column, _)| column.key);
+        let parts: Vec<_> = key.map(|(_, text)| text.clone().unwrap_or_default()).collect();
+        let cells = columns.iter().zip(texts).map(|(column, text)| (column.name.clone(), text));
+        found.insert(key_text(&parts), cells.collect());
+    }
+    found
+}
+
+/// The text of a key: composite keys are joined with `:` after escaping.
+fn key_text(parts: &[String]) -> String {
+    match parts {
+        [one] => one.clone(),
+        many => {
+            let escaped = many.iter().map(|part| part.replace('\\', "\\\\").replace(':', "\\:"));
+            escaped.collect::<Vec<_>>().join(":")
+        }
+    }
+}
+
+struct SourceColumn {
+    name: String,
+    /// SQL that gives the canonical text.
+    expression: String,
+    key: bool,
+}
+
+async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
+    let query = "SELECT a.attname::text, t.typname::text, t.typcategory = 'A',
+            coalesce(a.attnum = ANY (i.indkey), false)
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+        WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attnum";
+    let rows = world.sql.query(query, &[&table]).await.unwrap();
+    let column = |row: &tokio_postgres::Row| {
+        let (name, kind, array): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+        let quoted = format!("\"{name}\"");
+        let expression = match kind.as_str() {
+            "timestamptz" => {
+                format!("to_char({quoted} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+            }
+            "timestamp" => format!("to_char({quoted}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"),
+            "time" => format!("to_char({quoted}, 'HH24:MI:SS.US')"),
+            "bytea" => format!("translate(encode({quoted}, 'base64'), E'\\n', '')"),
+            _ if array => format!("to_json({quoted})::text"),
+            _ => format!("{quoted}::text"),
+        };
+        SourceColumn { name, expression, key: row.get(3) }
+    };
+    rows.iter().map(column).collect()
+}
