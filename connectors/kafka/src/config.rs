@@ -22,8 +22,8 @@ const PRODUCER_QUEUE_KIB_MAX: usize = 64 << 10;
 const CONSUMER_QUEUE_KIB_MAX: usize = 4 << 10;
 
 /// How long a broker holds a fetch that finds nothing, which is also how long the last group of
-/// records waits until the end of its partition is known.
-const FETCH_WAIT_MS_MAX: usize = 50;
+/// records waits until the end of its partition is known: less than a batch waits for others.
+const FETCH_WAIT_MS_MAX: usize = 100;
 
 /// `[kafka]`: the log.
 #[derive(Clone, Debug, Deserialize)]

@@ -44,6 +44,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a recorded topic may be unknown to a broker: the news of its creation is under way.
 const MISSING_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long sources may keep the consumer after the end of their leases.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long leaving may take; after that the session runs out by itself.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -159,14 +162,16 @@ impl Group {
     /// [`anabranch_core::ErrorKind::Transient`] if Kafka does not answer: the session then runs out by itself.
     pub async fn leave(self) -> Result<()> {
         let (left, done) = oneshot::channel();
+        let Self { leave, sink, consumer, .. } = self;
+        drop(consumer);
         // A thread that is gone has left.
-        if self.leave.try_send(left).is_err() {
+        if leave.try_send(left).is_err() {
             return Ok(());
         }
         match tokio::time::timeout(LEAVE_TIMEOUT, done).await {
             Ok(_) => Ok(()),
             Err(_) => {
-                let action = format!("leave the group of {}", self.sink);
+                let action = format!("leave the group of {sink}");
                 Err(error::transient(action, "Kafka does not answer"))
             }
         }
@@ -202,7 +207,6 @@ impl Poller {
                 Err(TryRecvError::Empty) => {}
             }
             if let Err(error) = self.turn() {
-                self.leases.end_all();
                 self.leases.fail(error);
                 break None;
             }
@@ -312,17 +316,26 @@ impl Poller {
     }
 
     /// Commits what was confirmed and leaves the group.
-    fn close(&self) {
+    fn close(self) {
         self.consumer.context().flush(&self.consumer);
         self.leases.end_all();
-        if let Err(e) = self.consumer.close_queue() {
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        while Arc::strong_count(&self.consumer) > 1 && Instant::now() < deadline {
+            drop(self.consumer.poll(POLL));
+        }
+        let consumer = match Arc::try_unwrap(self.consumer) {
+            // Dropping the last one leaves the group.
+            Ok(consumer) => return drop(consumer),
+            Err(consumer) => consumer,
+        };
+        if let Err(e) = consumer.close_queue() {
             tracing::debug!(error = %e, "not a member any more");
             return;
         }
         let deadline = Instant::now() + LEAVE_TIMEOUT;
-        while !self.consumer.closed() && Instant::now() < deadline {
+        while !consumer.closed() && Instant::now() < deadline {
             // What comes now is the revocation, which the poll answers.
-            drop(self.consumer.poll(POLL));
+            drop(consumer.poll(POLL));
         }
     }
 }
