@@ -199,3 +199,28 @@ fn conform(rows: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch, Cause>
     let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(text: &str) -> Statistics {
+        Statistics::of(&Add { stats: Some(text.to_owned()), ..Add::default() })
+    }
+
+    #[test]
+    fn only_what_statistics_prove_is_believed() {
+        let whole = r#"{"numRecords":3,"minValues":{"_p":4,"_v":1},"maxValues":{"_p":4,"_v":9},
+                        "nullCount":{"_p":0,"_v":0}}"#;
+        let proven = Statistics { rows: Some(3), partition: Some(4), version_max: Some(9) };
+        assert_eq!(statistics(whole), proven);
+        let mixed = whole.replacen("\"_p\":4", "\"_p\":3", 1);
+        assert_eq!(statistics(&mixed).partition, None);
+        let with_nulls = whole.replace("\"_p\":0,\"_v\":0", "\"_p\":1,\"_v\":1");
+        let unproven = Statistics { partition: None, version_max: None, ..proven };
+        assert_eq!(statistics(&with_nulls), unproven);
+        for nothing in ["", "{}", "[]", "no JSON"] {
+            assert_eq!(statistics(nothing), Statistics::default(), "{nothing}");
+        }
+    }
+}

@@ -54,6 +54,14 @@ pub(crate) struct Hit {
     run: u64,
 }
 
+#[cfg(test)]
+impl Hit {
+    /// A hit of no run.
+    pub(crate) fn for_test(version: i64, place: Place) -> Self {
+        Self { version, place, run: u64::MAX }
+    }
+}
+
 /// Whether a row is there.
 pub(crate) type IsLive<'a> = &'a dyn Fn(Place) -> bool;
 

@@ -55,3 +55,51 @@ pub(crate) fn bounds(below: &[DeleteBelow]) -> BTreeMap<i32, Version> {
     }
     bounds
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::{Epoch, Lsn};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::key_index::Place;
+
+    fn version(n: u64) -> Version {
+        Version::new(Epoch(0), Lsn(n * 64), 0)
+    }
+
+    fn change(op: RowOp, partition: i32, n: u64) -> RowMeta {
+        RowMeta { op, partition, version: version(n), key: Bytes::new() }
+    }
+
+    fn stored(row: u32, n: u64) -> Option<Hit> {
+        Some(Hit::for_test(version(n).to_i64(), Place { slot: 3, row }))
+    }
+
+    #[test]
+    fn what_is_newer_stays_and_what_is_equal_is_replaced() {
+        let meta = [
+            change(RowOp::Upsert, 0, 5),
+            change(RowOp::Upsert, 0, 5),
+            change(RowOp::Delete, 1, 5),
+            change(RowOp::Delete, 1, 5),
+            change(RowOp::Upsert, 1, 5),
+            change(RowOp::Delete, 1, 5),
+        ];
+        let hits = [stored(0, 6), stored(1, 5), stored(2, 6), stored(3, 4), None, None];
+        let plan = plan(&meta, &hits, &BTreeMap::new());
+        assert_eq!(plan.writes, BTreeMap::from([(0, vec![1]), (1, vec![4])]));
+        assert_eq!(plan.dead, RowsBySlot::from([(3, [1, 3].into_iter().collect())]));
+        assert_eq!(plan.superseded.len(), 2);
+    }
+
+    #[test]
+    fn a_row_below_a_bound_of_the_batch_replaces_and_is_not_written() {
+        let meta =
+            [change(RowOp::Upsert, 0, 5), change(RowOp::Upsert, 0, 7), change(RowOp::Upsert, 1, 5)];
+        let below = [6, 7, 3].map(|n| DeleteBelow { partition: 0, version: version(n) });
+        let plan = plan(&meta, &[stored(0, 4), None, None], &bounds(&below));
+        assert_eq!(plan.writes, BTreeMap::from([(0, vec![1]), (1, vec![2])]));
+        assert_eq!(plan.dead, RowsBySlot::from([(3, [0].into_iter().collect())]));
+    }
+}

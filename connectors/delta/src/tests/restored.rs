@@ -108,3 +108,31 @@ async fn history_that_is_gone_is_lost() {
     assert_eq!(lost.kind(), ErrorKind::Lost, "{lost:?}");
     assert!(lost.help().is_some());
 }
+
+/// A worker that has slept longer than the log is kept finds the number after its own free,
+/// because the commit of that number has been cleaned up.
+#[tokio::test]
+async fn a_version_that_was_cleaned_up_is_not_taken_for_free() {
+    let mut world = two_units().await;
+    let mut sleeper = world.open(&[0, 1]);
+    let at = sleeper.cursor().await.unwrap().unwrap();
+    world.append(Record::Put(0));
+    world.append(Record::Put(1));
+    let (batch, upto) = world.batch(&at, 99);
+    world.open(&[0, 1]).apply(&batch, &upto).await.unwrap();
+    optimize(&world).await;
+    checkpoint(&world).await;
+    let tip = world.log().load(None).await.unwrap().unwrap().version;
+    for version in 0..tip {
+        let name = format!("_delta_log/{version:020}.json");
+        std::fs::remove_file(world.url().to_file_path().unwrap().join(name)).unwrap();
+    }
+    // Its own cursor was the one before; what it sends is what has landed already.
+    let woken = sleeper.apply(&batch, &upto).await;
+    assert!(woken.is_err(), "its history is gone, so it can say nothing for certain");
+    let commits = std::fs::read_dir(world.url().to_file_path().unwrap().join("_delta_log"));
+    let commits = commits.unwrap().filter(|entry| {
+        entry.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "json")
+    });
+    assert_eq!(commits.count(), 1, "no commit was made where one had been");
+}
