@@ -29,6 +29,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at whether it has.
 const START_POLL: Duration = Duration::from_millis(50);
 
+/// How long the request that wakes the fetching may take; it is of no other use.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Which history a cursor must be of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Of {
@@ -165,12 +168,22 @@ fn start(
         feeds.push(Feed::new((topic, start), queue, stats, trouble.clone()));
     }
     consumer.resume(&sought)?;
+    wake(consumer, topic, &decisions);
     Ok(Sought {
         feeds,
         is_reset: decisions.iter().any(|decision| decision.is_reset),
         reset_to: decisions.iter().map(|d| (d.start.partition, d.reset_to)).collect(),
         cursor: decisions.into_iter().map(|d| (d.start.partition, d.cursor)).collect(),
     })
+}
+
+/// Wakes the threads that fetch: one that has nothing under way looks for resumed partitions once
+/// a second, or when it has something to send.
+fn wake(consumer: &Arc<MemberConsumer>, topic: &str, decisions: &[Decision]) {
+    let units = decisions.iter().map(|decision| (topic, decision.start.partition));
+    if let Err(e) = reader::offsets(consumer, units, Offset::End, WAKE_TIMEOUT) {
+        tracing::debug!(topic, error = %e, "they wake by themselves");
+    }
 }
 
 /// Seeks in partitions that were assigned, and may not have been started yet.
