@@ -1,0 +1,198 @@
+//! PostgreSQL's changes through the daemon's own loop: into nothing, and into Kafka.
+//!
+//! The slot of each stage is a copy of one slot, so each reads the same WAL from the same place.
+
+use std::sync::Arc;
+
+use anabranch::pipeline;
+use anabranch_core::{
+    Change, Error, Event, LogBatch, Lsn, Phase, Result as CoreResult, Sink, SourceCursor, Table,
+};
+use anabranch_kafka::LogSink;
+use anabranch_postgres::PostgresSource;
+use tokio_util::sync::CancellationToken;
+
+use crate::Result;
+use crate::records::id_of_key;
+use crate::scene::{Begun, DATABASE, Scene};
+use crate::stage::Outcome;
+use crate::usage::{Meter, cpu_seconds_of};
+use crate::workload::Tally;
+
+/// What a walsender is called in `/proc`.
+const WALSENDER: &str = "postgres";
+
+/// Begins the log as the daemon does, with a slot and a snapshot of the empty table.
+pub(crate) async fn begin(scene: &Scene) -> Result<Begun> {
+    let stop = CancellationToken::new();
+    let mut source = PostgresSource::open(scene.source(DATABASE)?).await?;
+    let mut sink = First { tables: Vec::new(), cursor: None, stop: stop.clone() };
+    pipeline::run(&mut source, &mut sink, &stop, &note).await?;
+    let cursor = sink.cursor.ok_or("the source did not begin")?;
+    Ok(Begun { tables: sink.tables, cursor })
+}
+
+/// Copies the run's slot.
+pub(crate) async fn copy_slot(scene: &Scene, slot: &str) -> Result<()> {
+    let client = anabranch_postgres::connect(&scene.source(DATABASE)?).await?;
+    let copy = "SELECT pg_copy_logical_replication_slot($1, $2)";
+    client.execute(copy, &[&DATABASE, &slot]).await?;
+    Ok(())
+}
+
+/// Drops a copy; returns how many transactions were decoded for it.
+pub(crate) async fn drop_slot(scene: &Scene, slot: &str) -> Result<u64> {
+    let client = anabranch_postgres::connect(&scene.source(DATABASE)?).await?;
+    let decoded = "SELECT total_txns FROM pg_stat_replication_slots WHERE slot_name = $1";
+    let decoded: i64 = client.query_one(decoded, &[&slot]).await?.try_get(0)?;
+    // The server may still be noticing that its client has gone.
+    let free = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
+    while client.query_one(free, &[&slot]).await?.try_get::<_, i64>(0)? == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    client.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await?;
+    Ok(u64::try_from(decoded)?)
+}
+
+/// The source into nothing.
+pub(crate) async fn null(scene: &Scene, slot: &str) -> Result<Outcome> {
+    let stop = CancellationToken::new();
+    let held = SourceCursor { slot: slot.to_owned(), ..scene.begun()?.cursor.clone() };
+    let mut sink = Until::new(Nothing(held), scene, &stop)?;
+    let meter = Meter::start(None)?;
+    let mut source = PostgresSource::open(scene.source(slot)?).await?;
+    source.know(scene.begun()?.tables.iter().cloned());
+    pipeline::run(&mut source, &mut sink, &stop, &note).await?;
+    let walsender = walsender_cpu(scene, slot).await?;
+    let mut usage = meter.stop()?;
+    usage.server_cpu = walsender;
+    Ok(Outcome { tally: sink.tally, usage })
+}
+
+/// Gives a log its topics, and the position record that the stream goes on from.
+pub(crate) async fn begin_log(scene: &Scene, slot: &str, log: &str) -> Result<()> {
+    let mut sink = LogSink::open(&scene.kafka(log), &scene.registry(), DATABASE)?;
+    if sink.cursor().await?.is_some() {
+        return Err(format!("the log {log} is not empty").into());
+    }
+    let Begun { tables, cursor } = scene.begun()?;
+    let cursor = SourceCursor { slot: slot.to_owned(), ..cursor.clone() };
+    let batch = LogBatch { tables: tables.clone(), events: Vec::new() };
+    sink.apply(&batch, &cursor).await?;
+    Ok(())
+}
+
+/// The source into Kafka, as `run_source` of the daemon does it.
+pub(crate) async fn kafka(scene: &Scene, slot: &str, log: &str) -> Result<Outcome> {
+    let stop = CancellationToken::new();
+    let meter = Meter::start(scene.server_pid("kafka"))?;
+    let mut source = PostgresSource::open(scene.source(slot)?).await?;
+    let mut sink = LogSink::open(&scene.kafka(log), &scene.registry(), DATABASE)?;
+    sink.cursor().await?;
+    source.know(sink.tables().cloned());
+    let mut sink = Until::new(sink, scene, &stop)?;
+    pipeline::run(&mut source, &mut sink, &stop, &note).await?;
+    Ok(Outcome { tally: sink.tally, usage: meter.stop()? })
+}
+
+/// Says on standard error what had to be tried again: such a figure is not a clean one.
+pub(crate) fn note(error: Option<&Error>) {
+    if let Some(error) = error {
+        crate::say(&format!("tried again: {}", error.report()));
+    }
+}
+
+/// CPU-seconds of the server process that feeds a slot in use.
+async fn walsender_cpu(scene: &Scene, slot: &str) -> Result<Option<f64>> {
+    let client = anabranch_postgres::connect(&scene.server()?).await?;
+    let pid = walsender(&client, slot).await?;
+    Ok(pid.and_then(|pid| cpu_seconds_of(pid, WALSENDER)))
+}
+
+/// The process id of the server process that feeds a slot, as the server says it.
+pub(crate) async fn walsender(client: &tokio_postgres::Client, slot: &str) -> Result<Option<u32>> {
+    let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
+    let pid: Option<i32> = client.query_one(query, &[&slot]).await?.try_get(0)?;
+    Ok(pid.map(u32::try_from).transpose()?)
+}
+
+/// Takes the beginning of a log.
+struct First {
+    tables: Vec<Arc<Table>>,
+    cursor: Option<SourceCursor>,
+    stop: CancellationToken,
+}
+
+impl Sink<LogBatch, SourceCursor> for First {
+    async fn cursor(&mut self) -> CoreResult<Option<SourceCursor>> {
+        Ok(self.cursor.clone())
+    }
+
+    async fn apply(&mut self, batch: &LogBatch, upto: &SourceCursor) -> CoreResult<()> {
+        for table in &batch.tables {
+            if !self.tables.contains(table) {
+                self.tables.push(Arc::clone(table));
+            }
+        }
+        self.cursor = Some(upto.clone());
+        if upto.phase == Phase::Streaming {
+            self.stop.cancel();
+        }
+        Ok(())
+    }
+}
+
+/// A log that forgets everything, and says that it is where the stream is to begin.
+struct Nothing(SourceCursor);
+
+impl Sink<LogBatch, SourceCursor> for Nothing {
+    async fn cursor(&mut self) -> CoreResult<Option<SourceCursor>> {
+        Ok(Some(self.0.clone()))
+    }
+
+    async fn apply(&mut self, _: &LogBatch, upto: &SourceCursor) -> CoreResult<()> {
+        self.0 = upto.clone();
+        Ok(())
+    }
+}
+
+/// Counts what the sink has made durable, and stops the run at the end of the workload.
+struct Until<K> {
+    sink: K,
+    end: Lsn,
+    stop: CancellationToken,
+    tally: Tally,
+}
+
+impl<K> Until<K> {
+    fn new(sink: K, scene: &Scene, stop: &CancellationToken) -> Result<Self> {
+        let (end, stop) = (scene.truth()?.end, stop.clone());
+        Ok(Self { sink, end, stop, tally: Tally::default() })
+    }
+}
+
+impl<K: Sink<LogBatch, SourceCursor>> Sink<LogBatch, SourceCursor> for Until<K> {
+    async fn cursor(&mut self) -> CoreResult<Option<SourceCursor>> {
+        self.sink.cursor().await
+    }
+
+    async fn apply(&mut self, batch: &LogBatch, upto: &SourceCursor) -> CoreResult<()> {
+        self.sink.apply(batch, upto).await?;
+        for event in &batch.events {
+            self.tally.events += 1;
+            self.tally.ids += id(event);
+        }
+        if upto.confirm > self.end {
+            self.stop.cancel();
+        }
+        Ok(())
+    }
+}
+
+/// The id of the changed row.
+fn id(event: &Event) -> i64 {
+    match &event.change {
+        Change::Row { key, .. } => id_of_key(key).unwrap_or_default(),
+        Change::Truncate => 0,
+    }
+}
