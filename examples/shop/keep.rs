@@ -28,7 +28,7 @@ fn records() -> PathBuf {
 }
 
 /// Leaves everything of `world` where it is, and says how to look at it and how to end it.
-pub fn leave(world: World) -> Result<(), Failure> {
+pub(crate) fn leave(world: World) -> Result<(), Failure> {
     let kept = Kept { name: world.name.clone(), pid: world.pid(), folder: world.path("") };
     fs::create_dir_all(records())?;
     fs::write(records().join(format!("{}.json", kept.name)), serde_json::to_vec(&kept)?)?;
@@ -49,15 +49,29 @@ fn addresses(kept: &Kept, config: &Config) -> Result<Vec<(&'static str, String)>
     let binary = world::binary();
     let mut lines = vec![
         ("anabranch", format!("{} --config {} status", binary.display(), file.display())),
-        ("daemon", format!("curl http://{}/status; its log: {}", config.admin.listen, kept.folder.join("daemon.log").display())),
+        (
+            "daemon",
+            format!(
+                "curl http://{}/status; its log: {}",
+                config.admin.listen,
+                kept.folder.join("daemon.log").display()
+            ),
+        ),
         ("PostgreSQL", format!("psql {}", world::database_url(name))),
-        ("Kafka", format!("{}, topics {name}.public.*; registry {}", config.kafka.brokers, config.registry.url)),
+        (
+            "Kafka",
+            format!(
+                "{}, topics {name}.public.*; registry {}",
+                config.kafka.brokers, config.registry.url
+            ),
+        ),
     ];
     for sink in config.sinks.values() {
         lines.push(match &sink.store {
-            StoreConfig::Elasticsearch(store) => {
-                ("Elasticsearch", format!("curl '{}/{}orders/_search?pretty&size=1'", store.url, store.index_prefix))
-            }
+            StoreConfig::Elasticsearch(store) => (
+                "Elasticsearch",
+                format!("curl '{}/{}orders/_search?pretty&size=1'", store.url, store.index_prefix),
+            ),
             StoreConfig::Redis(_) => ("Redis", redis_line(name)?),
             StoreConfig::Delta(store) => ("Delta", format!("{}/public/orders", store.root)),
         });
@@ -69,11 +83,13 @@ fn redis_line(name: &str) -> Result<String, Failure> {
     let url = url::Url::parse(&address("REDIS_URL"))?;
     let (password, port) = (url.password().unwrap_or_default(), url.port().unwrap_or(6379));
     let host = url.host_str().unwrap_or("localhost");
-    Ok(format!("REDISCLI_AUTH={password} redis-cli -h {host} -p {port} hgetall {name}:products:P-1000"))
+    Ok(format!(
+        "REDISCLI_AUTH={password} redis-cli -h {host} -p {port} hgetall {name}:products:P-1000"
+    ))
 }
 
 /// Ends every demo that was left running.
-pub async fn stop_all() -> Result<(), Failure> {
+pub(crate) async fn stop_all() -> Result<(), Failure> {
     let mut found = 0;
     for entry in fs::read_dir(records()).into_iter().flatten() {
         let record = entry?.path();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use anabranch::status::{Report, SinkReport};
+use anabranch::status::{Report, SinkReport, State, TableReport};
 use anabranch_core::Lsn;
 
 use crate::Failure;
@@ -37,17 +37,17 @@ enum Act {
 
 /// What was seen of the live part.
 #[derive(Debug, Default)]
-pub struct SeenLive {
+pub(crate) struct SeenLive {
     /// Rows that the source changed.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// How soon they were visible.
-    pub delays: Measured,
+    pub(crate) delays: Measured,
     /// Seconds that each sink and table was behind at most.
-    pub peaks: BTreeMap<(String, String), f64>,
+    pub(crate) peaks: BTreeMap<(String, String), f64>,
 }
 
 /// Runs the traffic and the script, then waits until the stores are level.
-pub async fn live(world: &mut World, progress: &mut Progress) -> Result<SeenLive, Failure> {
+pub(crate) async fn live(world: &mut World, progress: &mut Progress) -> Result<SeenLive, Failure> {
     progress.step("half a minute of traffic: inserts, updates, deletes, key changes");
     let mut traffic = Traffic::start(&world.name);
     let probes = Probes::start(world)?;
@@ -61,13 +61,22 @@ pub async fn live(world: &mut World, progress: &mut Progress) -> Result<SeenLive
         let report = status(world).await;
         report.iter().for_each(|report| seen.note(report, &world.name));
         let rows = traffic.rows();
-        let view = View { elapsed: begun.elapsed(), whole: TRAFFIC, rate: rate.of(rows), rows, sinks: sinks(report.as_ref()) };
+        let view = View {
+            elapsed: begun.elapsed(),
+            whole: TRAFFIC,
+            rate: rate.of(rows),
+            rows,
+            sinks: sinks(report.as_ref()),
+        };
         progress.show(&view);
         tokio::time::sleep(LOOK_EVERY).await;
     }
     seen.rows = traffic.finish().await?;
     probes.quiet();
-    progress.step(&format!("no more traffic after {} changed rows; waiting for the stores", grouped(seen.rows)));
+    progress.step(&format!(
+        "no more traffic after {} changed rows; waiting for the stores",
+        grouped(seen.rows)
+    ));
     settle_noting(world, progress, SETTLE, &mut seen).await?;
     seen.delays = probes.finish().await;
     Ok(seen)
@@ -88,7 +97,7 @@ fn perform(act: Act, world: &mut World, traffic: &mut Traffic, progress: &Progre
 }
 
 /// Waits until every sink has applied what the source has committed by now.
-pub async fn settle(
+pub(crate) async fn settle(
     world: &World,
     progress: &mut Progress,
     limit: Duration,
@@ -115,7 +124,12 @@ async fn settle_noting(
         }
         if begun.elapsed() > limit {
             let stands = report.map_or_else(|| "it does not answer".to_owned(), |r| r.to_string());
-            return Err(format!("the stores are not level after {} s\n{stands}\n{}", limit.as_secs(), world.log()).into());
+            return Err(format!(
+                "the stores are not level after {} s\n{stands}\n{}",
+                limit.as_secs(),
+                world.log()
+            )
+            .into());
         }
         progress.show(&View { rows: seen.rows, sinks: sinks(report.as_ref()), ..View::default() });
         tokio::time::sleep(LOOK_EVERY).await;
@@ -126,8 +140,10 @@ async fn settle_noting(
 fn is_level(report: &Report, wanted: Lsn) -> bool {
     let durable = report.source.as_ref().and_then(|source| source.durable_lsn.parse::<Lsn>().ok());
     let level = |sink: &SinkReport| {
-        let mut units = sink.tables.values().flat_map(|table| &table.partitions);
-        sink.tables.len() == TABLES.len() && units.all(|unit| unit.lag_events == 0)
+        let table = |table: &TableReport| {
+            !table.partitions.is_empty() && table.partitions.iter().all(|unit| unit.lag_events == 0)
+        };
+        sink.tables.len() == TABLES.len() && sink.tables.values().all(table)
     };
     durable.is_some_and(|durable| durable >= wanted)
         && report.sinks.len() == SINKS.len()
@@ -146,10 +162,14 @@ fn sinks(report: Option<&Report>) -> [SinkView; SINKS.len()] {
         };
         let tables = || sink.tables.values();
         let units = || tables().flat_map(|table| &table.partitions);
-        let troubled = tables().map(|table| &table.state).find(|state| state.error().is_some());
+        let state = tables().map(|table| &table.state).find(|state| **state != State::Running);
+        // While it does not follow every table, nobody knows.
+        let is_known =
+            units().next().is_some() && tables().all(|table| !table.partitions.is_empty());
+        let events = units().map(|unit| unit.lag_events).sum::<i64>();
         SinkView {
-            state: troubled.unwrap_or(&sink.state).word().to_owned(),
-            events: u64::try_from(units().map(|unit| unit.lag_events).sum::<i64>()).ok(),
+            state: state.unwrap_or(&sink.state).word().to_owned(),
+            events: u64::try_from(events).ok().filter(|_| is_known),
             seconds: units().map(|unit| unit.lag_seconds).fold(0.0, f64::max),
         }
     })
@@ -161,7 +181,8 @@ impl SeenLive {
         for (sink, part) in &report.sinks {
             for (topic, table) in &part.tables {
                 let name = topic.strip_prefix(prefix).unwrap_or(topic).trim_start_matches('.');
-                let worst = table.partitions.iter().map(|unit| unit.lag_seconds).fold(0.0, f64::max);
+                let worst =
+                    table.partitions.iter().map(|unit| unit.lag_seconds).fold(0.0, f64::max);
                 let peak = self.peaks.entry((sink.clone(), name.to_owned())).or_default();
                 *peak = peak.max(worst);
             }
@@ -177,7 +198,9 @@ impl Rate {
     fn of(&mut self, rows: u64) -> u64 {
         let now = Instant::now();
         self.0.push_back((now, rows));
-        while self.0.front().is_some_and(|(at, _)| now - *at > Duration::from_secs(1)) && self.0.len() > 2 {
+        while self.0.front().is_some_and(|(at, _)| now - *at > Duration::from_secs(1))
+            && self.0.len() > 2
+        {
             self.0.pop_front();
         }
         self.0.front().map_or(0, |(_, before)| rows.saturating_sub(*before))

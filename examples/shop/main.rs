@@ -74,8 +74,7 @@ async fn demo() -> Result<ExitCode, Failure> {
     }
     match ran {
         None => Ok(ExitCode::from(INTERRUPTED)),
-        Some(is_equal) if is_equal? => Ok(ExitCode::SUCCESS),
-        Some(_) => Ok(ExitCode::from(DIFFERENT)),
+        Some(is_equal) => Ok(if is_equal? { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) }),
     }
 }
 

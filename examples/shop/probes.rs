@@ -16,7 +16,7 @@ use crate::shop::SINKS;
 use crate::support::world::{World, connect};
 
 /// The definition, for people.
-pub const DEFINITION: &str = "visible: from PostgreSQL's answer to COMMIT until a read of the store finds that value or a newer one";
+pub(crate) const DEFINITION: &str = "visible: from PostgreSQL's answer to COMMIT until a read of the store finds that value or a newer one";
 
 /// Between two probes of one table.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
@@ -27,7 +27,7 @@ const LAST_PROBES: Duration = Duration::from_secs(15);
 
 /// Probes under way.
 #[derive(Debug)]
-pub struct Probes {
+pub(crate) struct Probes {
     stop: Arc<AtomicBool>,
     shared: Arc<Mutex<Measured>>,
     tasks: JoinSet<Result<(), Failure>>,
@@ -35,7 +35,7 @@ pub struct Probes {
 
 /// What was written, and how long each store took to show it.
 #[derive(Debug, Default)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// For each table: the values committed, and when.
     sent: [Vec<(String, Instant)>; HOUSE.len()],
     /// For each sink and table, the delays of the first so many of `sent`.
@@ -44,18 +44,18 @@ pub struct Measured {
 
 impl Measured {
     /// The delay that the share `quantile` of the probes did not exceed.
-    pub fn quantile(&self, sink: usize, table: usize, quantile: f64) -> Option<Duration> {
+    pub(crate) fn quantile(&self, sink: usize, table: usize, quantile: f64) -> Option<Duration> {
         let mut delays = self.delays.get(sink)?.get(table)?.clone();
         delays.sort_unstable();
         let places = u32::try_from(delays.len()).ok()?;
         let wanted = (f64::from(places) * quantile).ceil();
-        (1..=places).find(|rank| f64::from(*rank) >= wanted).and_then(|rank| {
-            delays.get(usize::try_from(rank).ok()?.checked_sub(1)?).copied()
-        })
+        (1..=places)
+            .find(|rank| f64::from(*rank) >= wanted)
+            .and_then(|rank| delays.get(usize::try_from(rank).ok()?.checked_sub(1)?).copied())
     }
 
     /// Probes written to each table.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sent.iter().map(Vec::len).min().unwrap_or(0)
     }
 
@@ -80,7 +80,7 @@ impl Measured {
 
 impl Probes {
     /// Starts to write and to look.
-    pub fn start(world: &World) -> Result<Self, Failure> {
+    pub(crate) fn start(world: &World) -> Result<Self, Failure> {
         let shared = Arc::new(Mutex::new(Measured::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
@@ -94,12 +94,12 @@ impl Probes {
     }
 
     /// Writes no more. The looks go on.
-    pub fn quiet(&self) {
+    pub(crate) fn quiet(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
     /// Waits for the last probes to show up; what never does is left out and told by the count.
-    pub async fn finish(mut self) -> Measured {
+    pub(crate) async fn finish(mut self) -> Measured {
         self.quiet();
         let begun = Instant::now();
         while !lock(&self.shared).is_complete() && begun.elapsed() < LAST_PROBES {
@@ -137,14 +137,22 @@ async fn write(
             );
             let text: String = client.query_one(&update, &[]).await?.get(0);
             let at = Instant::now();
-            lock(&shared).sent.get_mut(table).into_iter().for_each(|sent| sent.push((text.clone(), at)));
+            lock(&shared)
+                .sent
+                .get_mut(table)
+                .into_iter()
+                .for_each(|sent| sent.push((text.clone(), at)));
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }
     Ok(())
 }
 
-async fn look(mut reader: Reader, sink: usize, shared: Arc<Mutex<Measured>>) -> Result<(), Failure> {
+async fn look(
+    mut reader: Reader,
+    sink: usize,
+    shared: Arc<Mutex<Measured>>,
+) -> Result<(), Failure> {
     loop {
         // A store that does not answer shows nothing.
         if let Ok(seen) = reader.look().await {

@@ -12,7 +12,7 @@ const LINE_EVERY: Duration = Duration::from_secs(3);
 
 /// The display.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     begun: Instant,
     bars: Option<Bars>,
     last_line: Option<Instant>,
@@ -29,39 +29,39 @@ struct Bars {
 
 /// What there is to show.
 #[derive(Clone, Debug, Default)]
-pub struct View {
+pub(crate) struct View {
     /// How far the traffic is.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// How long it lasts; zero while there is none.
-    pub whole: Duration,
+    pub(crate) whole: Duration,
     /// Rows that the source changed in the last second, and since the traffic began.
-    pub rate: u64,
+    pub(crate) rate: u64,
     /// All of them.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// In the order of [`SINKS`].
-    pub sinks: [SinkView; SINKS.len()],
+    pub(crate) sinks: [SinkView; SINKS.len()],
 }
 
 /// One sink.
 #[derive(Clone, Debug, Default)]
-pub struct SinkView {
+pub(crate) struct SinkView {
     /// `running`, or what keeps it.
-    pub state: String,
+    pub(crate) state: String,
     /// How many events it is behind; none while the daemon does not answer.
-    pub events: Option<u64>,
+    pub(crate) events: Option<u64>,
     /// How many seconds.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 impl Progress {
     /// Bars if standard error is a terminal.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         Self { begun: Instant::now(), bars: is_terminal.then(Bars::new), last_line: None }
     }
 
     /// The next thing begins.
-    pub fn step(&mut self, what: &str) {
+    pub(crate) fn step(&mut self, what: &str) {
         match &self.bars {
             Some(bars) => {
                 bars.head.set_message(what.to_owned());
@@ -73,7 +73,7 @@ impl Progress {
     }
 
     /// Something happens by the way.
-    pub fn event(&self, what: &str) {
+    pub(crate) fn event(&self, what: &str) {
         let line = self.stamped(&format!("  {what}"));
         match &self.bars {
             Some(bars) => drop(bars.all.println(line)),
@@ -82,7 +82,7 @@ impl Progress {
     }
 
     /// Shows how things stand.
-    pub fn show(&mut self, view: &View) {
+    pub(crate) fn show(&mut self, view: &View) {
         if let Some(bars) = &self.bars {
             bars.show(view);
         } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
@@ -92,7 +92,7 @@ impl Progress {
     }
 
     /// Leaves the screen to the verdict.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(bars) = self.bars.take() {
             drop(bars.all.clear());
         }
@@ -115,16 +115,18 @@ fn source(view: &View) -> String {
 
 fn behind(sink: &SinkView) -> String {
     match sink.events {
-        None => "?".to_owned(),
+        None if sink.state.is_empty() => "no answer".to_owned(),
+        None => sink.state.clone(),
         Some(events) => {
             let state = if sink.state == "running" { "" } else { sink.state.as_str() };
-            format!("{:>7} events {:>5.1} s {state}", grouped(events), sink.seconds)
+            let text = format!("{:>7} events {:>5.1} s {state}", grouped(events), sink.seconds);
+            text.trim_end().to_owned()
         }
     }
 }
 
 /// A number in groups of three digits.
-pub fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::Failure;
 
 /// The house account: table, condition in SQL, key column, its value, text of the whole key.
-pub const HOUSE: [House; 4] = [
+pub(crate) const HOUSE: [House; 4] = [
     House { table: "customers", column: "id", value: NOBODY, key: NOBODY },
     House { table: "products", column: "sku", value: "P-HOUSE", key: "P-HOUSE" },
     House { table: "orders", column: "id", value: NOBODY, key: NOBODY },
@@ -36,23 +36,23 @@ const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The row of the house account in one table.
 #[derive(Debug)]
-pub struct House {
+pub(crate) struct House {
     /// The table.
-    pub table: &'static str,
+    pub(crate) table: &'static str,
     /// A column that finds it.
-    pub column: &'static str,
+    pub(crate) column: &'static str,
     /// That column's value, as text.
-    pub value: &'static str,
+    pub(crate) value: &'static str,
     /// The text of its key.
     key: &'static str,
 }
 
 /// The text of `updated_at` in each of [`HOUSE`]; none where the store has no such row.
-pub type Seen = [Option<String>; HOUSE.len()];
+pub(crate) type Seen = [Option<String>; HOUSE.len()];
 
 /// A reader of one store.
 #[derive(Debug)]
-pub enum Reader {
+pub(crate) enum Reader {
     /// Of Elasticsearch.
     Search {
         /// Of its own.
@@ -77,7 +77,7 @@ pub enum Reader {
 
 impl Reader {
     /// A reader of the store behind `sink`.
-    pub fn open(config: &Config, sink: &str, name: &str) -> Result<Self, Failure> {
+    pub(crate) fn open(config: &Config, sink: &str, name: &str) -> Result<Self, Failure> {
         Ok(match &config.sink(sink)?.store {
             StoreConfig::Elasticsearch(store) => {
                 let prefix = store.index_prefix.clone();
@@ -98,7 +98,7 @@ impl Reader {
     }
 
     /// What is there now.
-    pub async fn look(&mut self) -> Result<Seen, Failure> {
+    pub(crate) async fn look(&mut self) -> Result<Seen, Failure> {
         match self {
             Self::Search { client, url, prefix } => search(client, url, prefix).await,
             Self::Cache { client, connection, prefix } => {
@@ -129,7 +129,8 @@ impl Reader {
 
 async fn search(client: &reqwest::Client, url: &str, prefix: &str) -> Result<Seen, Failure> {
     let ids = HOUSE.map(|house| house.key);
-    let query = json!({"size": HOUSE.len(), "_source": ["updated_at"], "query": {"ids": {"values": ids}}});
+    let query =
+        json!({"size": HOUSE.len(), "_source": ["updated_at"], "query": {"ids": {"values": ids}}});
     let found: Value = client.post(url).json(&query).send().await?.json().await?;
     let hits = found.pointer("/hits/hits").and_then(Value::as_array).cloned().unwrap_or_default();
     Ok(HOUSE.map(|house| {
@@ -153,7 +154,7 @@ async fn cache(mut connection: MultiplexedConnection, prefix: &str) -> Result<Se
 
 /// One Delta table, read commit by commit.
 #[derive(Debug)]
-pub struct LakeTable {
+pub(crate) struct LakeTable {
     folder: PathBuf,
     house: &'static House,
     /// The version that comes next.
@@ -189,7 +190,8 @@ impl LakeTable {
         if !self.known.insert(path.to_owned()) || !self.may_hold(add) {
             return Ok(());
         }
-        let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(self.folder.join(path))?)?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(File::open(self.folder.join(path))?)?;
         let columns = [self.house.column, "updated_at"];
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
         for batch in builder.with_projection(mask).build()? {

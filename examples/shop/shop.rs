@@ -5,10 +5,10 @@ use crate::support::services::address;
 use crate::support::world::{World, database_url};
 
 /// The tables, as `schema.table`.
-pub const TABLES: [&str; 4] =
+pub(crate) const TABLES: [&str; 4] =
     ["public.customers", "public.products", "public.orders", "public.order_items"];
 /// The sinks of `anabranch.toml`.
-pub const SINKS: [&str; 3] = ["search", "cache", "lake"];
+pub(crate) const SINKS: [&str; 3] = ["search", "cache", "lake"];
 
 const SCHEMA: &str = include_str!("schema.sql");
 const CONFIG: &str = include_str!("anabranch.toml");
@@ -17,10 +17,12 @@ const ADDRESSES: [&str; 5] =
     ["POSTGRES_URL", "KAFKA", "REGISTRY_URL", "ELASTICSEARCH_URL", "REDIS_URL"];
 
 /// An empty database, and the configuration for it.
-pub async fn world() -> Result<World, Failure> {
+pub(crate) async fn world() -> Result<World, Failure> {
     let is_unset = |name: &&&str| std::env::var_os(format!("ANABRANCH_TEST_{name}")).is_none();
     if let Some(name) = ADDRESSES.iter().find(is_unset) {
-        return Err(format!("ANABRANCH_TEST_{name} is not set: start the demo with `make demo`").into());
+        return Err(
+            format!("ANABRANCH_TEST_{name} is not set: start the demo with `make demo`").into()
+        );
     }
     let mut world = World::new("", &TABLES).await;
     world.toml = filled_in(&world);
@@ -28,7 +30,7 @@ pub async fn world() -> Result<World, Failure> {
 }
 
 /// The rows of `schema.sql`.
-pub async fn load(world: &World) -> Result<(), Failure> {
+pub(crate) async fn load(world: &World) -> Result<(), Failure> {
     world.sql.batch_execute(SCHEMA).await?;
     Ok(())
 }
@@ -45,6 +47,7 @@ fn filled_in(world: &World) -> String {
         ("SHOP_REDIS_URL", address("REDIS_URL")),
         ("SHOP_LAKE", world.path("lake").display().to_string()),
     ];
-    let fill = |text: String, (name, value): &(&str, String)| text.replace(&format!("${{{name}}}"), value);
+    let fill =
+        |text: String, (name, value): &(&str, String)| text.replace(&format!("${{{name}}}"), value);
     values.iter().fold(CONFIG.to_owned(), fill)
 }

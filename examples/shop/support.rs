@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     missing_debug_implementations,
+    unreachable_pub,
     reason = "the modules belong to the tests, and the demo needs a part of them"
 )]
 

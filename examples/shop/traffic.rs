@@ -23,7 +23,7 @@ const PRODUCTS: usize = 200;
 const ORDERS_MAX: usize = 200;
 
 /// One transaction of 100,000 rows: the orders of an older shop.
-pub const IMPORT: &str = "
+pub(crate) const IMPORT: &str = "
     BEGIN;
     INSERT INTO orders (id, customer_id, status, total, placed_at)
     SELECT md5('old order ' || n)::uuid, md5('customer ' || (1 + n % 1000))::uuid, 'delivered', 19.90,
@@ -34,11 +34,11 @@ pub const IMPORT: &str = "
     FROM generate_series(1, 25000) AS n, generate_series(1, 3) AS line;
     COMMIT";
 /// Its rows.
-pub const IMPORT_ROWS: u64 = 100_000;
+pub(crate) const IMPORT_ROWS: u64 = 100_000;
 
 /// Writers under way.
 #[derive(Debug)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     name: String,
     stop: Arc<AtomicBool>,
     rows: Arc<AtomicU64>,
@@ -47,7 +47,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Starts them on database `name`.
-    pub fn start(name: &str) -> Self {
+    pub(crate) fn start(name: &str) -> Self {
         let (stop, rows) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut traffic = Self { name: name.to_owned(), stop, rows, tasks: JoinSet::new() };
         for number in 0..WRITERS {
@@ -67,7 +67,7 @@ impl Traffic {
     }
 
     /// Begins the large transaction beside them.
-    pub fn import(&mut self) {
+    pub(crate) fn import(&mut self) {
         let (name, rows) = (self.name.clone(), Arc::clone(&self.rows));
         self.spawn(async move {
             connect(&name).await.batch_execute(IMPORT).await?;
@@ -77,17 +77,20 @@ impl Traffic {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the JoinSet owns them")]
-    fn spawn(&mut self, task: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static) {
+    fn spawn(
+        &mut self,
+        task: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+    ) {
         self.tasks.spawn(task);
     }
 
     /// Rows changed by what is committed so far.
-    pub fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
     /// Lets everybody finish, and returns the rows changed.
-    pub async fn finish(mut self) -> Result<u64, Failure> {
+    pub(crate) async fn finish(mut self) -> Result<u64, Failure> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(done) = self.tasks.join_next().await {
             done??;
@@ -220,7 +223,8 @@ impl Writer {
 
     async fn reprice(&mut self) -> Result<u64, tokio_postgres::Error> {
         let sku = self.sku();
-        let update = "UPDATE products SET price = round(price * 1.01, 2), updated_at = clock_timestamp(),
+        let update =
+            "UPDATE products SET price = round(price * 1.01, 2), updated_at = clock_timestamp(),
             attributes = coalesce(attributes, '{}') || '{\"sale\": null}' WHERE sku = $1";
         self.client.execute(update, &[&sku]).await
     }

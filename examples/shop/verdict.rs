@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 /// What was found.
 #[derive(Debug)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     lines: Vec<Line>,
     probes: usize,
 }
@@ -41,7 +41,7 @@ struct Line {
 }
 
 /// Compares everything, until it is equal or time is up.
-pub async fn compare(
+pub(crate) async fn compare(
     world: &World,
     seen: &SeenLive,
     progress: &mut Progress,
@@ -57,7 +57,8 @@ pub async fn compare(
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 line = look(world, table, sink, &wanted).await;
             }
-            line.peak = seen.peaks.get(&((*sink).to_owned(), (*table).to_owned())).copied().unwrap_or(0.0);
+            line.peak =
+                seen.peaks.get(&((*sink).to_owned(), (*table).to_owned())).copied().unwrap_or(0.0);
             line.p50 = seen.delays.quantile(sink_place, table_place, 0.50);
             line.p99 = seen.delays.quantile(sink_place, table_place, 0.99);
             lines.push(line);
@@ -110,7 +111,7 @@ impl Line {
 
 impl Verdict {
     /// Whether no store differs from the source in any row.
-    pub fn is_equal(&self) -> bool {
+    pub(crate) fn is_equal(&self) -> bool {
         self.lines.iter().all(Line::is_equal)
     }
 }
@@ -130,7 +131,10 @@ impl fmt::Display for Verdict {
             let [p50, p99] = delays.each_ref().map(String::as_str);
             row(f, [table, line.sink, wanted, held, equal, lag, peak, p50, p99])?;
         }
-        writeln!(f, "\nLAG: behind now; WORST: at most, the kills included; p50, p99: commit to visible.")?;
+        writeln!(
+            f,
+            "\nLAG: behind now; WORST: at most, the kills included; p50, p99: commit to visible."
+        )?;
         writeln!(f, "{DEFINITION} ({} probes a table)\n", self.probes)?;
         for line in self.lines.iter().filter(|line| !line.is_equal()) {
             let why = line.difference.as_deref().unwrap_or("the counts differ");
@@ -138,7 +142,11 @@ impl fmt::Display for Verdict {
         }
         if self.is_equal() {
             let rows: usize = self.lines.iter().map(|line| line.equal).sum();
-            write!(f, "EQUAL: {} rows compared, column by column; none differs.", grouped(count(rows)))?;
+            write!(
+                f,
+                "EQUAL: {} rows compared, column by column; none differs.",
+                grouped(count(rows))
+            )?;
         }
         Ok(())
     }
