@@ -61,13 +61,25 @@ pub async fn source_rows(world: &World, table: &str) -> Rows {
         world.sql.query(&format!("SELECT {} FROM {table}", list.join(", ")), &[]).await.unwrap();
     let mut found = Rows::new();
     for row in rows {
-        let texts: Vec<Option<String>> = (0..columns.len()).map(|place| row.get(place)).collect();
+        let text = |(place, column): (usize, &SourceColumn)| {
+            let text: Option<String> = row.get(place);
+            if column.float { text.map(|text| float(&text)) } else { text }
+        };
+        let texts: Vec<Option<String>> = columns.iter().enumerate().map(text).collect();
         let key = columns.iter().zip(&texts).filter(|(column, _)| column.key);
         let parts: Vec<_> = key.map(|(_, text)| text.clone().unwrap_or_default()).collect();
         let cells = columns.iter().zip(texts).map(|(column, text)| (column.name.clone(), text));
         found.insert(key_text(&parts), cells.collect());
     }
     found
+}
+
+/// PostgreSQL writes 4 where the canonical text is 4.0; the digits are the same.
+fn float(text: &str) -> String {
+    match text.parse::<f64>().unwrap() {
+        number if number.is_finite() => serde_json::to_string(&number).unwrap(),
+        _ => text.to_owned(),
+    }
 }
 
 /// The text of a key: composite keys are joined with `:` after escaping.
@@ -86,6 +98,7 @@ struct SourceColumn {
     /// SQL that gives the canonical text.
     expression: String,
     key: bool,
+    float: bool,
 }
 
 async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
@@ -109,7 +122,8 @@ async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
             _ if array => format!("to_json({quoted})::text"),
             _ => format!("{quoted}::text"),
         };
-        SourceColumn { name, expression, key: row.get(3) }
+        let float = matches!(kind.as_str(), "float4" | "float8");
+        SourceColumn { name, expression, key: row.get(3), float }
     };
     rows.iter().map(column).collect()
 }

@@ -19,6 +19,10 @@ use super::{compare, stores};
 /// How long the stores may take to be equal once the source is quiet.
 pub const SETTLE: Duration = Duration::from_secs(90);
 
+/// How long a daemon may take to end, and a group to lose a member that was killed.
+const END: Duration = Duration::from_secs(5);
+const SESSION: Duration = Duration::from_secs(15);
+
 /// Everything of one test. Dropping it ends the daemon and removes what the test made.
 pub struct World {
     /// A random name: of the database, the slot, the prefixes.
@@ -264,8 +268,7 @@ pub fn signal(pid: u32, name: &str) {
 impl Drop for World {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            drop(daemon.kill());
-            drop(daemon.wait());
+            end(&mut daemon);
         }
         let (config, name) = (self.config(), self.name.clone());
         // Of its own, since a test's runtime cannot be waited for in its own drop.
@@ -278,14 +281,32 @@ impl Drop for World {
     }
 }
 
+/// Ends a daemon, gently if it lets itself: one that was killed keeps its groups for seconds.
+fn end(daemon: &mut Child) {
+    signal(daemon.id(), "TERM");
+    let begun = Instant::now();
+    while begun.elapsed() < END && matches!(daemon.try_wait(), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(daemon.kill());
+    drop(daemon.wait());
+}
+
 /// Removes what was made for `config`: rows in stores, slot and publication, the log, database `name`.
 pub async fn remove(config: &Config, name: &str) {
     stores::forget(config).await;
     drop(anabranch_postgres::teardown(&config.source).await);
     let sinks: Vec<String> = config.sinks.keys().cloned().collect();
-    if let Ok(plan) = anabranch_kafka::admin::plan_teardown(&config.kafka, &sinks).await {
-        drop(anabranch_kafka::admin::teardown(&config.kafka, &config.registry, &plan).await);
+    let begun = Instant::now();
+    // Groups of a daemon that was killed have members until their session ends.
+    while forget_log(config, &sinks).await.is_err() && begun.elapsed() < SESSION {
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let server = connect("postgres").await;
     drop(server.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await);
+}
+
+async fn forget_log(config: &Config, sinks: &[String]) -> anabranch_core::Result<()> {
+    let plan = anabranch_kafka::admin::plan_teardown(&config.kafka, sinks).await?;
+    anabranch_kafka::admin::teardown(&config.kafka, &config.registry, &plan).await
 }
