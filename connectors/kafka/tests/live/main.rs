@@ -10,6 +10,7 @@
 
 mod admin;
 mod group;
+mod registry;
 mod sink;
 mod source;
 mod support;

@@ -291,3 +291,33 @@ async fn a_store_that_holds_everything_outlives_its_history() {
     sink.apply(&batch, &upto).await.unwrap();
     store.run_until(&mut source, |store| store.ids().contains(&500)).await;
 }
+
+/// What somebody else writes to partition 0 of a topic; returns its offset.
+async fn intrude(log: &Log, topic: &str, value: &[u8]) -> i64 {
+    use rdkafka::producer::{FutureProducer, FutureRecord};
+    let producer: FutureProducer = log.client().create().unwrap();
+    let record = FutureRecord::to(topic).partition(0).key(&[0, 0, 0, 0, 1, 2]).payload(value);
+    producer.send(record, PATIENCE).await.unwrap().offset
+}
+
+#[tokio::test]
+async fn records_of_others_are_named() {
+    let log = Log::new();
+    let (store, topic) = settled(&log).await;
+    let mut group = log.join(quick()).await;
+    let mut source = assigned(&mut group).await;
+    source.seek(store.cursor.clone()).await.unwrap();
+    let offset = intrude(&log, &topic, b"not Avro").await;
+    let error = source.next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error:?}");
+    assert!(error.report().contains(&format!("{topic}[0]@{offset}")), "{error:?}");
+
+    let mut cursor = store.cursor.unwrap();
+    cursor.get_mut(&0).unwrap().next = offset + 1;
+    cursor.get_mut(&0).unwrap().last = None;
+    source.seek(Some(cursor)).await.unwrap();
+    intrude(&log, &topic, &[0, 0x7F, 0, 0, 0, 1]).await;
+    let error = source.next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    assert!(error.report().contains("ALERT"), "{error:?}");
+}

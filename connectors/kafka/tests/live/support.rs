@@ -10,7 +10,7 @@ use anabranch_core::{
     Version,
 };
 use anabranch_kafka::{
-    Group, GroupEvent, KafkaConfig, Limits, LogSink, Names, RegistryConfig, TopicSource,
+    Group, GroupEvent, KafkaConfig, Limits, LogSink, Names, Registry, RegistryConfig, TopicSource,
 };
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -121,17 +121,26 @@ impl Drop for Log {
             .map(rdkafka::metadata::MetadataTopic::name)
             .filter(|name| name.starts_with(&prefix))
             .collect();
-        if !topics.is_empty() {
+        let registry = Registry::new(&self.registry).unwrap();
+        let clean = async {
             let options = AdminOptions::new();
-            let deleted = admin.delete_topics(&topics, &options);
-            // A drop may be inside of a runtime, which must not be blocked on itself.
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                    runtime.block_on(deleted).unwrap();
-                });
+            if !topics.is_empty() {
+                admin.delete_topics(&topics, &options).await.unwrap();
+            }
+            for topic in &topics {
+                registry.delete(&format!("{topic}-key")).await.unwrap();
+                registry.delete(&format!("{topic}-value")).await.unwrap();
+            }
+            // A member that was dropped a moment ago may still be there.
+            drop(admin.delete_groups(&[&self.names().group("search", 1)], &options).await);
+        };
+        // A drop may be inside of a runtime, which must not be blocked on itself.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_all().build().unwrap().block_on(clean);
             });
-        }
+        });
     }
 }
 
