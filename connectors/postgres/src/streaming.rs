@@ -96,15 +96,28 @@ impl Streaming {
                     if self.builder.has_idle_progress() && !ready => continue,
             };
             match turn {
-                Turn::Input(input) => self.take(input).await?,
+                Turn::Input(input) => self.take_all(input).await?,
                 Turn::Room(permit) => self.hand_over(permit).await?,
                 Turn::Abandoned => return Ok(()),
             }
         }
     }
 
-    async fn take(&mut self, input: Result<Streamed, WireError>) -> Result<()> {
-        match input.map_err(|error| self.stream_failed(error))? {
+    /// Takes a message, and those that were read with it.
+    async fn take_all(&mut self, input: Result<Streamed, WireError>) -> Result<()> {
+        let mut input = input.map(Some);
+        while let Some(streamed) = input.map_err(|error| self.stream_failed(error))? {
+            self.take(streamed).await?;
+            if self.builder.is_full() {
+                return Ok(());
+            }
+            input = self.stream.buffered();
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, streamed: Streamed) -> Result<()> {
+        match streamed {
             Streamed::Data(bytes) => self.take_message(&bytes).await,
             Streamed::Keepalive { wal_end } => {
                 self.stats.heard();

@@ -226,11 +226,10 @@ impl Assembler {
         let (Some(relation), Some(open)) = (relation, self.open.as_mut()) else { return Ok(()) };
         let part = open.parts.row(relation.table.oid);
         let row = RowChange { relation, op, old, new };
-        for (change, missing) in row.changes(&mut self.writer)? {
+        row.changes(&mut self.writer, |change, missing| {
             let event = open.event(epoch, relation, part, change);
             drafts.push(Draft { event, missing });
-        }
-        Ok(())
+        })
     }
 }
 
@@ -257,7 +256,11 @@ struct RowChange<'a> {
 
 impl RowChange<'_> {
     /// One change; two if the key changed: the old key goes, then the new one comes.
-    fn changes(self, writer: &mut RowWriter) -> Result<Vec<(Change, Option<Box<Missing>>)>> {
+    fn changes(
+        self,
+        writer: &mut RowWriter,
+        mut push: impl FnMut(Change, Option<Box<Missing>>),
+    ) -> Result<()> {
         let (old_key, before) = match &self.old {
             Some(old) => (Some(self.key(writer, old)?), Some(self.record(writer, old)?)),
             None => (None, None),
@@ -265,15 +268,16 @@ impl RowChange<'_> {
         let Self { relation, op, old, new } = self;
         let Some(new) = new else {
             let key = old_key.ok_or_else(|| bug("read the stream", "a delete without a key"))?;
-            return Ok(vec![(row_change(Op::Delete, key, before, None), None)]);
+            push(row_change(Op::Delete, key, before, None), None);
+            return Ok(());
         };
         check_width(relation, &new)?;
         let merged = Merged { new: &new, old: old.as_ref(), relation };
         let value = |place: usize| merged.value(place);
         let bad = |bad: BadValue| bad.error(&relation.table, value);
         let key = writer.key(&relation.layout, value).map_err(bad)?;
-        let places: Vec<usize> =
-            (0..new.len()).filter(|p| merged.value(*p) == Some(Value::Unchanged)).collect();
+        let unchanged = |(place, value)| (value == Value::Unchanged).then_some(place);
+        let places: Vec<usize> = merged.values().enumerate().filter_map(unchanged).collect();
         let (after, missing) = if places.is_empty() {
             (Some(writer.row(&relation.layout, merged.values()).map_err(bad)?), None)
         } else {
@@ -283,12 +287,13 @@ impl RowChange<'_> {
         let missing = missing
             .map(|places| Box::new(Missing { relation: Arc::clone(relation), new, old, places }));
         match old_key.filter(|old_key| *old_key != key) {
-            Some(old_key) => Ok(vec![
-                (row_change(Op::Delete, old_key, before, None), None),
-                (row_change(Op::Create, key, None, after), missing),
-            ]),
-            None => Ok(vec![(row_change(op, key, before.filter(|_| full), after), missing)]),
+            Some(old_key) => {
+                push(row_change(Op::Delete, old_key, before, None), None);
+                push(row_change(Op::Create, key, None, after), missing);
+            }
+            None => push(row_change(op, key, before.filter(|_| full), after), missing),
         }
+        Ok(())
     }
 
     fn key(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {

@@ -54,16 +54,24 @@ impl ReplicationStream {
     /// The next message. Cancel-safe: what was read stays in the buffer.
     pub(crate) async fn next(&mut self) -> Result<Streamed, WireError> {
         loop {
-            while let Some(frame) = Frame::take(&mut self.buffer)? {
-                if let Some(streamed) = self.understand(frame)? {
-                    return Ok(streamed);
-                }
+            if let Some(streamed) = self.buffered()? {
+                return Ok(streamed);
             }
             self.buffer.reserve(READ_BYTES);
             if self.reader.read_buf(&mut self.buffer).await? == 0 {
                 return Err(WireError::Closed);
             }
         }
+    }
+
+    /// The next message, if it was read already.
+    pub(crate) fn buffered(&mut self) -> Result<Option<Streamed>, WireError> {
+        while let Some(frame) = Frame::take(&mut self.buffer)? {
+            if let Some(streamed) = self.understand(frame)? {
+                return Ok(Some(streamed));
+            }
+        }
+        Ok(None)
     }
 
     fn understand(&self, frame: Frame) -> Result<Option<Streamed>, WireError> {
