@@ -23,6 +23,8 @@ struct Known {
     tables: Tables,
     /// Where the schemas topic ended when it was read.
     end: i64,
+    /// The log has another id now, or none.
+    is_replaced: bool,
 }
 
 impl Catalog {
@@ -35,19 +37,31 @@ impl Catalog {
                 "the source has not begun to write it",
             ));
         };
-        let known = Known { tables: progress.tables, end: progress.schemas_end };
+        let (tables, end) = (progress.tables, progress.schemas_end);
+        let known = Known { tables, end, is_replaced: false };
         Ok(Self { config: config.clone(), log: position.log, known: Mutex::new(known) })
     }
 
-    /// Reads the tables again, to the end of the topic. If the log is another one by now, all
-    /// that its readers hold is void: they begin anew, and find out what that means for them.
+    /// Reads the tables again, to the end of the topic, and whether it still is the same log.
     pub(crate) fn refresh(&self) -> Result<()> {
         let progress = progress::read(&self.config)?;
-        if progress.position.as_ref().is_none_or(|position| position.log != self.log) {
+        let is_same = progress.position.is_some_and(|position| position.log == self.log);
+        let mut known = self.known();
+        if is_same {
+            known.tables = progress.tables;
+            known.end = progress.schemas_end;
+        }
+        known.is_replaced = !is_same;
+        Ok(())
+    }
+
+    /// An error if the log was another one when it was last looked at. All that its readers hold
+    /// is void then: they begin anew, and find out what that means for them.
+    pub(crate) fn check_same(&self) -> Result<()> {
+        if self.known().is_replaced {
             let seen = "it was wiped, and perhaps begun anew, since this process began to read it";
             return Err(error::transient(format!("read the log {}", self.config.prefix), seen));
         }
-        *self.known() = Known { tables: progress.tables, end: progress.schemas_end };
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use anabranch_core::Result;
+use anabranch_core::{ErrorKind, Result};
 use rdkafka::Offset;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::Consumer as _;
@@ -37,6 +37,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between two looks at where the partitions end, and whether there are new tables.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether the log still is the same one, which offsets do not tell.
+const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long such a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,8 +83,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`anabranch_core::ErrorKind::Transient`] while the source has not begun to write the log, or Kafka does
-    /// not answer; [`anabranch_core::ErrorKind::Config`] if the configuration does not fit the log.
+    /// [`ErrorKind::Transient`] while the source has not begun to write the log, or Kafka does
+    /// not answer; [`ErrorKind::Config`] if the configuration does not fit the log.
     pub async fn join(
         kafka: &KafkaConfig,
         sink: &str,
@@ -108,6 +111,7 @@ impl Group {
             subscribed: Vec::new(),
             missing_since: None,
             look_at: Instant::now(),
+            identify_at: Instant::now() + IDENTITY_INTERVAL,
             commit_at: Instant::now(),
         };
         std::thread::Builder::new()
@@ -159,7 +163,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`anabranch_core::ErrorKind::Transient`] if Kafka does not answer: the session then runs out by itself.
+    /// [`ErrorKind::Transient`] if Kafka does not answer: the session then runs out by itself.
     pub async fn leave(self) -> Result<()> {
         let (left, done) = oneshot::channel();
         let Self { leave, sink, consumer, .. } = self;
@@ -195,6 +199,7 @@ struct Poller {
     subscribed: Vec<String>,
     missing_since: Option<Instant>,
     look_at: Instant,
+    identify_at: Instant,
     commit_at: Instant,
 }
 
@@ -273,8 +278,13 @@ impl Poller {
         let is_news = ends.first().is_some_and(|end| *end != self.catalog.end());
         let ends = units.into_iter().zip(ends).map(|((topic, unit), end)| (topic, unit, end));
         self.leases.stats.ends(ends);
-        if is_news {
-            self.catalog.refresh()?;
+        if is_news || self.identify_at <= Instant::now() {
+            self.identify_at = Instant::now() + IDENTITY_INTERVAL;
+            match self.catalog.refresh() {
+                Err(e) if e.kind() != ErrorKind::Transient => return Err(e),
+                Err(e) => tracing::debug!(error = e.report(), "tables not read, again later"),
+                Ok(()) => self.catalog.check_same()?,
+            }
         }
         self.subscribe()
     }

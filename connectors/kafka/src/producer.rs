@@ -132,16 +132,13 @@ impl Producer {
     /// Makes what was sent since [`Producer::begin`] durable. Dropping the future leaves that open.
     pub(crate) async fn commit(self) -> Result<Self> {
         crate::blocking(move || {
-            let inner = self.inner()?;
             let deadline = Instant::now() + COMMIT_TIMEOUT;
-            // rdkafka's own flush looks at the queue every 100 ms only.
-            while inner.in_flight_count() > 0 && Instant::now() < deadline {
-                self.delivered()?;
-                std::thread::sleep(QUEUE_POLL);
+            if let Err(error) = self.wait_until_sent(deadline) {
+                self.abort();
+                return Err(error);
             }
-            self.delivered()?;
             let left = deadline.saturating_duration_since(Instant::now());
-            inner
+            self.inner()?
                 .commit_transaction(left.max(ABORT_TIMEOUT))
                 .map_err(|e| self.classify("commit a Kafka transaction", e))?;
             Ok(self)
@@ -149,16 +146,29 @@ impl Producer {
         .await
     }
 
+    /// Waits until brokers have every record; rdkafka's own flush looks every 100 ms only.
+    fn wait_until_sent(&self, deadline: Instant) -> Result<()> {
+        while self.inner()?.in_flight_count() > 0 && Instant::now() < deadline {
+            self.delivered()?;
+            std::thread::sleep(QUEUE_POLL);
+        }
+        self.delivered()
+    }
+
     /// Ends the transaction if that is still possible, so that readers need not wait for its
     /// time-out, and drops the producer.
     pub(crate) async fn abandon(self) {
         let ended = crate::blocking(move || {
-            self.inner()?
-                .abort_transaction(ABORT_TIMEOUT)
-                .map_err(|e| self.classify("abort a Kafka transaction", e))
+            self.abort();
+            Ok(())
         });
-        if let Err(error) = ended.await {
-            tracing::debug!(error = error.report(), "the next producer will end the transaction");
+        ended.await.unwrap_or_default();
+    }
+
+    fn abort(&self) {
+        let aborted = self.inner().map(|inner| inner.abort_transaction(ABORT_TIMEOUT));
+        if let Ok(Err(error)) = aborted {
+            tracing::debug!(%error, "the next producer will end the transaction");
         }
     }
 

@@ -137,6 +137,7 @@ impl TopicSource {
         if !self.learn(id) {
             let catalog = Arc::clone(&self.catalog);
             crate::blocking(move || catalog.refresh()).await?;
+            self.catalog.check_same()?;
             if !self.learn(id) {
                 return Err(unknown_schema(&self.lease.topic, id));
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anabranch_core::{ErrorKind, Sink as _, Source as _};
 use anabranch_kafka::{Group, GroupEvent, Limits, LogSink};
 
-use crate::support::{Fake, Log, PATIENCE, Store, assigned, table};
+use crate::support::{Fake, Log, PATIENCE, Store, assigned, eventually, table};
 
 #[tokio::test]
 async fn a_log_that_nobody_writes_yet_is_waited_for() {
@@ -174,4 +174,51 @@ async fn a_broker_that_is_not_there_is_transient() {
     log.kafka.brokers = real;
     assert_eq!(joined.unwrap_err().kind(), ErrorKind::Transient);
     assert_eq!(opened.unwrap_err().kind(), ErrorKind::Transient);
+}
+
+#[tokio::test]
+async fn a_log_begun_anew_ends_the_membership_and_is_lost_to_the_old_store() {
+    let log = Log::new();
+    let (mut fake, mut sink) = log.begun().await;
+    let (batch, upto) = fake.transaction(&[(1, Some("x"))]);
+    sink.apply(&batch, &upto).await.unwrap();
+    let mut group = log.join(Limits::default()).await;
+    let mut source = assigned(&mut group).await;
+    source.seek(None).await.unwrap();
+    let mut store = Store::default();
+    store.run_until(&mut source, |store| store.ids() == [1]).await;
+
+    // Somebody deletes the topics under the running processes, and a new source begins.
+    drop(sink);
+    let names = log.names();
+    let topic = names.topic(&fake.table);
+    let wiped = [topic.as_str(), &names.progress(), &names.schemas()].map(str::to_owned);
+    let wiped: Vec<&str> = wiped.iter().map(String::as_str).collect();
+    let options = rdkafka::admin::AdminOptions::new();
+    log.admin().delete_topics(&wiped, &options).await.unwrap();
+    let gone = async || {
+        let metadata = log.admin().inner().fetch_metadata(Some(&topic), PATIENCE).unwrap();
+        metadata.topics()[0].partitions().is_empty()
+    };
+    eventually("the topic is gone", gone).await;
+    let (mut other, mut sink) = log.begun().await;
+    let rows: Vec<(i32, Option<&str>)> = (0..50).map(|id| (id, Some("y"))).collect();
+    let (batch, upto) = other.transaction(&rows);
+    sink.apply(&batch, &upto).await.unwrap();
+    let ended = async {
+        loop {
+            if let Err(error) = group.next().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    drop((source, group));
+
+    let mut group = log.join(Limits::default()).await;
+    let mut source = assigned(&mut group).await;
+    assert_eq!(source.assignment().log, other.log);
+    let error = source.seek(store.cursor.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
 }
