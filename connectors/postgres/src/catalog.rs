@@ -49,7 +49,14 @@ struct WireColumn {
 /// The newest version of each table that the log knows, or will know with the next batch. It
 /// outlives a catalog, so that a number never means two shapes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct KnownTables(Arc<Mutex<HashMap<u32, Arc<Table>>>>);
+pub(crate) struct KnownTables(Arc<Mutex<HashMap<u32, Known>>>);
+
+#[derive(Clone, Debug)]
+struct Known {
+    table: Arc<Table>,
+    /// The log itself has said so.
+    logged: bool,
+}
 
 /// Every table that is read, by oid.
 #[derive(Debug, Default)]
@@ -75,6 +82,13 @@ impl Catalog {
         let mut tables: Vec<_> =
             self.relations.values().map(|relation| Arc::clone(&relation.table)).collect();
         tables.sort_by_key(|table| table.oid);
+        tables
+    }
+
+    /// Tables that the log may not hold in this version: announced again, they are there for sure.
+    pub(crate) fn unlogged(&self) -> Vec<Arc<Table>> {
+        let mut tables = self.tables();
+        tables.retain(|table| !self.known.is_logged(table));
         tables
     }
 
@@ -196,7 +210,9 @@ impl Catalog {
             Some(known) => Arc::new(Table { version: known.version.saturating_add(1), ..fresh }),
             None => Arc::new(fresh),
         };
-        self.known.insert(Arc::clone(&table));
+        if self.known.get(oid).as_ref() != Some(&table) {
+            self.known.insert(Known { table: Arc::clone(&table), logged: false });
+        }
         let layout = RowLayout::new(&table);
         let relation = Arc::new(Relation { table, layout, wire });
         self.relations.insert(oid, Arc::clone(&relation));
@@ -205,16 +221,29 @@ impl Catalog {
 }
 
 impl KnownTables {
-    /// Takes `table`, unless a newer version of it is known.
-    pub(crate) fn insert(&self, table: Arc<Table>) {
+    /// Takes `table`, which the log holds, unless a newer version of it is known.
+    pub(crate) fn logged(&self, table: Arc<Table>) {
+        self.insert(Known { table, logged: true });
+    }
+
+    fn insert(&self, fresh: Known) {
         let mut tables = self.lock();
-        if tables.get(&table.oid).is_none_or(|known| known.version <= table.version) {
-            tables.insert(table.oid, table);
+        let oid = fresh.table.oid;
+        if tables.get(&oid).is_none_or(|known| known.table.version <= fresh.table.version) {
+            tables.insert(oid, fresh);
         }
     }
 
-    pub(crate) fn get(&self, oid: u32) -> Option<Arc<Table>> {
-        self.lock().get(&oid).cloned()
+    fn get(&self, oid: u32) -> Option<Arc<Table>> {
+        self.lock().get(&oid).map(|known| Arc::clone(&known.table))
+    }
+
+    /// Whether the log has said that it holds this version.
+    fn is_logged(&self, table: &Table) -> bool {
+        let tables = self.lock();
+        tables
+            .get(&table.oid)
+            .is_some_and(|known| known.logged && known.table.version == table.version)
     }
 
     /// Whether the log can go on with table `oid`: it has it, or nothing is known of the log.
@@ -224,7 +253,7 @@ impl KnownTables {
     }
 
     /// A panic elsewhere cannot leave the map half changed.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Table>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -150,7 +150,11 @@ impl PostgresConfig {
     }
 
     /// Whether the names can be what they are meant for.
-    pub(crate) fn validate(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] names the setting that cannot.
+    pub fn validate(&self) -> Result<()> {
         let config = |what: &str| Error::new(ErrorKind::Config, format!("use {what}"));
         let slot_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if self.slot.is_empty()

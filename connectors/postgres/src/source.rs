@@ -95,7 +95,7 @@ impl PostgresSource {
     /// Says what the log holds, in any order and any number of versions; the numbering goes on
     /// from there. To be called before the first `seek` if the log is not empty.
     pub fn know(&mut self, tables: impl IntoIterator<Item = Arc<Table>>) {
-        tables.into_iter().for_each(|table| self.known.insert(table));
+        tables.into_iter().for_each(|table| self.known.logged(table));
     }
 
     /// Figures of this source; they go on across `seek`.

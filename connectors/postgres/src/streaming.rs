@@ -62,7 +62,7 @@ impl Streaming {
         let reread = Reread::new(&config.application_name, cursor.seen);
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
-        catalog.tables().into_iter().for_each(|table| builder.announce(table));
+        catalog.unlogged().into_iter().for_each(|table| builder.announce(table));
         let handed_over = Instant::now();
         Ok(Self {
             config,

@@ -115,7 +115,7 @@ fn large() -> String {
 async fn a_split_transaction_is_resumed_in_the_middle() {
     let mut database =
         Database::new("create table t (id int primary key, v text)", &["public.t"]).await;
-    database.config.batch_bytes_max = 60_000;
+    database.config.batch_bytes_max = 30_000;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
     let before = follower.replica.cursor.clone().unwrap().confirm;

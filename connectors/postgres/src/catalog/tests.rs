@@ -129,10 +129,13 @@ fn a_table_created_again_is_another_table() {
 fn versions_go_on_from_what_the_log_knows() {
     let known = Arc::new(Table { version: 4, ..orders(&[0]) });
     let tables = KnownTables::default();
-    tables.insert(known);
+    tables.logged(known);
     let mut catalog = Catalog::new(vec![], tables.clone());
     let relation = catalog.adopt(&raw_orders(), &Types::default()).unwrap();
     assert_eq!(relation.table.version, 5);
+    assert_eq!(catalog.unlogged().len(), 1);
+    tables.logged(Arc::clone(&relation.table));
+    assert!(catalog.unlogged().is_empty());
     let mut catalog = Catalog::new(vec![], tables);
     assert_eq!(catalog.adopt(&raw_orders(), &Types::default()).unwrap().table.version, 5);
 }

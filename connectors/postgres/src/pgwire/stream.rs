@@ -121,3 +121,105 @@ impl ReplicationStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BufMut;
+    use futures::FutureExt;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag];
+        out.put_u32(u32::try_from(body.len()).unwrap() + 4);
+        out.extend_from_slice(body);
+        out
+    }
+
+    fn data(body: &[u8]) -> Vec<u8> {
+        frame(b'd', &[b"w", &[0; 24][..], body].concat())
+    }
+
+    fn keepalive(wal_end: u64, reply: u8) -> Vec<u8> {
+        let wal_end = wal_end.to_be_bytes();
+        frame(b'd', &[b"k", &wal_end[..], &[0; 8], &[reply]].concat())
+    }
+
+    fn stream() -> (ReplicationStream, DuplexStream) {
+        let (ours, server) = duplex(1 << 20);
+        let durable = Durable::default();
+        (ReplicationStream::new(Box::new(ours), BytesMut::new(), durable, 0), server)
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_read_loses_nothing() {
+        let (mut stream, mut server) = stream();
+        let bytes = [data(b"one"), keepalive(7, 0), data(b"two")].concat();
+        let mut got = Vec::new();
+        for byte in bytes {
+            server.write_all(&[byte]).await.unwrap();
+            // Polled once and dropped, in the middle of a message as often as not.
+            while let Some(message) = stream.next().now_or_never() {
+                got.push(message.unwrap());
+            }
+        }
+        let expected = [
+            Streamed::Data(Bytes::from_static(b"one")),
+            Streamed::Keepalive { wal_end: Lsn(7) },
+            Streamed::Data(Bytes::from_static(b"two")),
+        ];
+        assert_eq!(got, expected);
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_at_once() {
+        let (mut stream, mut server) = stream();
+        let mut status = [0; 39];
+        let mut answers = 0;
+        server.write_all(&keepalive(9, 1)).await.unwrap();
+        stream.next().await.unwrap();
+        // One as replication starts, and at least one for the question, long before the timer.
+        while answers < 2 {
+            let mut read = 0;
+            while read < status.len() {
+                read += server.read(&mut status[read..]).await.unwrap();
+            }
+            answers += 1;
+        }
+        assert_eq!(status[13], 9, "what was received");
+        assert_eq!(status[21], 0, "and nothing that is not durable");
+    }
+
+    #[tokio::test]
+    async fn a_skipped_publication_is_fatal_and_other_notices_are_not() {
+        let notice =
+            |code: &str| frame(b'N', format!("VWARNING\0C{code}\0Mskipped\0\0").as_bytes());
+        let (mut stream, mut server) = stream();
+        server.write_all(&[notice("01000"), data(b"x")].concat()).await.unwrap();
+        assert_eq!(stream.next().await.unwrap(), Streamed::Data(Bytes::from_static(b"x")));
+        server.write_all(&notice(SKIPPED_PUBLICATION)).await.unwrap();
+        let error = stream.next().await.unwrap_err();
+        assert!(matches!(error, WireError::PublicationSkipped(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_end_and_nonsense_are_errors() {
+        let cases = [
+            frame(b'E', b"C57P01\0Mshutting down\0\0"),
+            frame(b'C', b"COPY 0\0"),
+            frame(b'd', b""),
+            frame(b'd', b"w123"),
+            frame(b'd', b"k123"),
+            frame(b'd', b"?"),
+            frame(b'Q', b""),
+        ];
+        for case in cases {
+            let (mut stream, mut server) = stream();
+            server.write_all(&case).await.unwrap();
+            assert!(stream.next().await.is_err(), "{case:?}");
+        }
+        let (mut stream, server) = stream();
+        drop(server);
+        assert!(matches!(stream.next().await, Err(WireError::Closed | WireError::Io(_))));
+    }
+}
