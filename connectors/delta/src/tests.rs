@@ -13,3 +13,4 @@ mod conformance;
 mod history;
 mod restored;
 mod support;
+mod workers;

@@ -70,6 +70,37 @@ async fn a_worker_at_work_begins_again() {
     assert_eq!(world.rows().await, world.expected(&upto));
 }
 
+/// A worker that comes only after other commits have followed the RESTORE finds it all the same.
+#[tokio::test]
+async fn commits_of_others_do_not_hide_a_restore() {
+    let world = two_units().await;
+    restore(&world, 1).await;
+    optimize(&world).await;
+    optimize(&world).await;
+    assert_eq!(offsets(&world, &[0, 1]).await, [2, 2]);
+}
+
+/// Rows that a RESTORE brings back are known to a worker that had long forgotten them.
+#[tokio::test]
+async fn rows_that_come_back_are_found_again() {
+    let mut world = World::new(1);
+    let mut sink = world.open(&[0]);
+    sink.cursor().await.unwrap();
+    let mut at = beginning(&[0], 0);
+    for step in 0..20 {
+        // One row of each file stays, and keeps the file.
+        (0..5).chain([100 + step]).for_each(|id| world.append(Record::Put(id)));
+        let (batch, upto) = world.batch(&at, 6);
+        sink.apply(&batch, &upto).await.unwrap();
+        at = upto;
+    }
+    restore(&world, 1).await;
+    let at = sink.cursor().await.unwrap().unwrap();
+    let (batch, upto) = world.batch(&at, 999);
+    sink.apply(&batch, &upto).await.unwrap();
+    assert_eq!(world.rows().await, world.expected(&upto));
+}
+
 /// A RESTORE to a version that another RESTORE had made counts by what that one had put back.
 #[tokio::test]
 async fn a_restore_of_a_restore_goes_all_the_way() {
