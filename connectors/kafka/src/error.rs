@@ -101,7 +101,10 @@ pub(crate) fn is_partition_end(error: &KafkaError) -> bool {
 
 /// Whether a partition has no leader that is known, which passes.
 pub(crate) fn is_leaderless(error: &KafkaError) -> bool {
-    const PASSING: [Code; 4] = [
+    const PASSING: [Code; 7] = [
+        Code::FencedLeaderEpoch,
+        Code::OffsetNotAvailable,
+        Code::UnknownLeaderEpoch,
         Code::NotLeaderForPartition,
         Code::LeaderNotAvailable,
         Code::UnknownTopicOrPartition,
