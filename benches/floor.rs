@@ -47,9 +47,12 @@ pub(crate) async fn produce(scene: &Scene, log: &str) -> Result<Outcome> {
     let mut sample = Vec::new();
     records::read(scene, log, |record| {
         let payload = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
-        sample.push((record.partition(), payload(record.key()), payload(record.payload())));
+        sample.push((payload(record.key()), payload(record.payload())));
         Ok(sample.len() < SAMPLE_MAX)
     })?;
+    // A consumer gets a partition's records in long runs, a producer has them in turn.
+    let partitions = 0..scene.kafka(log).partitions;
+    let records = partitions.cycle().zip(sample.iter().cycle());
     let topic = format!("{}.floor", scene.kafka(log).prefix);
     create_topic(scene, log, &topic).await?;
     let mut config = records::client(scene);
@@ -62,8 +65,8 @@ pub(crate) async fn produce(scene: &Scene, log: &str) -> Result<Outcome> {
     let events = scene.truth()?.changes.events;
     let meter = Meter::start(scene.server_pid("kafka"))?;
     let producer: ThreadedProducer<DefaultProducerContext> = config.create()?;
-    for (_, (partition, key, payload)) in (0..events).zip(sample.iter().cycle()) {
-        let record = || BaseRecord::to(&topic).partition(*partition).key(key).payload(payload);
+    for (_, (partition, (key, payload))) in (0..events).zip(records) {
+        let record = || BaseRecord::to(&topic).partition(partition).key(key).payload(payload);
         while let Err((error, _)) = producer.send(record()) {
             if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
                 return Err(error.into());

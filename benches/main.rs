@@ -203,5 +203,10 @@ fn machine() -> Result<String> {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: Vec<&str> = load.split(' ').take(3).collect();
     let model = model.trim_start_matches(['\t', ' ', ':']);
-    Ok(format!("{cores} cores of {model}, load average {} before the run", load.join(" ")))
+    let mut line = format!("{cores} cores of {model}, load average {} before", load.join(" "));
+    let busy = load.first().and_then(|load| load.parse::<f64>().ok()).is_none_or(|load| load > 1.0);
+    if busy {
+        line.push_str(": other work is running, so trust the CPU-seconds and not the rates");
+    }
+    Ok(line)
 }
