@@ -36,9 +36,11 @@ async fn findings(config: &Config) -> Result<Vec<Finding>> {
     Ok(all)
 }
 
+/// The findings of `part`, which most connectors name themselves.
 fn named(part: &str, mut findings: Vec<Finding>) -> Vec<Finding> {
-    for finding in &mut findings {
-        finding.subject = format!("{part}: {}", finding.subject);
+    let prefix = format!("{part}: ");
+    for finding in findings.iter_mut().filter(|finding| !finding.subject.starts_with(&prefix)) {
+        finding.subject.insert_str(0, &prefix);
     }
     findings
 }
