@@ -1,7 +1,9 @@
 //! `KEEP=1`: leaves a demo running, says where everything is, and ends it when asked.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anabranch::config::{Config, StoreConfig};
 use serde::{Deserialize, Serialize};
@@ -28,12 +30,14 @@ fn records() -> PathBuf {
 }
 
 /// Leaves everything of `world` where it is, and says how to look at it and how to end it.
-pub(crate) fn leave(world: World) -> Result<(), Failure> {
-    let kept = Kept { name: world.name.clone(), pid: world.pid(), folder: world.path("") };
+pub(crate) async fn leave(mut world: World) -> Result<(), Failure> {
+    world.stop().await;
+    let (name, folder) = (world.name.clone(), world.path(""));
+    let kept = Kept { pid: detached(&folder)?, name, folder };
     fs::create_dir_all(records())?;
     fs::write(records().join(format!("{}.json", kept.name)), serde_json::to_vec(&kept)?)?;
     let config = world.config();
-    // Its drop would end it.
+    // Its drop would remove it.
     std::mem::forget(world);
     say(&format!("Left running (KEEP=1), daemon {}; look around:\n", kept.pid));
     for (what, how) in addresses(&kept, &config)? {
@@ -41,6 +45,14 @@ pub(crate) fn leave(world: World) -> Result<(), Failure> {
     }
     say("\nTo end it and remove all of this: examples/shop/demo stop");
     Ok(())
+}
+
+/// A daemon that outlives the terminal.
+fn detached(folder: &Path) -> Result<u32, Failure> {
+    let log = OpenOptions::new().append(true).create(true).open(folder.join("daemon.log"))?;
+    let mut command = Command::new(world::binary());
+    command.arg("--config").arg(folder.join("anabranch.toml")).arg("run").process_group(0);
+    Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?.id())
 }
 
 fn addresses(kept: &Kept, config: &Config) -> Result<Vec<(&'static str, String)>, Failure> {
@@ -84,7 +96,7 @@ fn redis_line(name: &str) -> Result<String, Failure> {
     let (password, port) = (url.password().unwrap_or_default(), url.port().unwrap_or(6379));
     let host = url.host_str().unwrap_or("localhost");
     Ok(format!(
-        "REDISCLI_AUTH={password} redis-cli -h {host} -p {port} hgetall {name}:products:P-1000"
+        "REDISCLI_AUTH={password} redis-cli -h {host} -p {port} hgetall {name}:products:P-1210"
     ))
 }
 

@@ -18,9 +18,9 @@ use crate::traffic::{IMPORT_ROWS, Traffic};
 const TRAFFIC: Duration = Duration::from_secs(30);
 /// What happens in it, and when.
 const SCRIPT: [(Duration, Act); 3] = [
-    (Duration::from_secs(7), Act::Kill),
-    (Duration::from_secs(12), Act::Import),
-    (Duration::from_secs(18), Act::Kill),
+    (Duration::from_secs(10), Act::Kill),
+    (Duration::from_secs(14), Act::Import),
+    (Duration::from_secs(20), Act::Kill),
 ];
 /// How long the stores may take to be level with the source once that is quiet.
 const SETTLE: Duration = Duration::from_secs(180);
@@ -42,6 +42,8 @@ pub(crate) struct SeenLive {
     pub(crate) rows: u64,
     /// How soon they were visible.
     pub(crate) delays: Measured,
+    /// When the first thing happened.
+    pub(crate) calm_until: Option<Instant>,
     /// Seconds that each sink and table was behind at most.
     pub(crate) peaks: BTreeMap<(String, String), f64>,
 }
@@ -56,6 +58,7 @@ pub(crate) async fn live(world: &mut World, progress: &mut Progress) -> Result<S
     let mut rate = Rate::default();
     while begun.elapsed() < TRAFFIC {
         if let Some((_, act)) = script.next_if(|(when, _)| begun.elapsed() >= *when) {
+            seen.calm_until.get_or_insert(Instant::now());
             perform(act, world, &mut traffic, progress);
         }
         let report = status(world).await;
@@ -141,7 +144,10 @@ fn is_level(report: &Report, wanted: Lsn) -> bool {
     let durable = report.source.as_ref().and_then(|source| source.durable_lsn.parse::<Lsn>().ok());
     let level = |sink: &SinkReport| {
         let table = |table: &TableReport| {
-            !table.partitions.is_empty() && table.partitions.iter().all(|unit| unit.lag_events == 0)
+            let mut units = table.partitions.iter();
+            table.state == State::Running
+                && !table.partitions.is_empty()
+                && units.all(|unit| unit.lag_events == 0)
         };
         sink.tables.len() == TABLES.len() && sink.tables.values().all(table)
     };
@@ -163,10 +169,9 @@ fn sinks(report: Option<&Report>) -> [SinkView; SINKS.len()] {
         let tables = || sink.tables.values();
         let units = || tables().flat_map(|table| &table.partitions);
         let state = tables().map(|table| &table.state).find(|state| **state != State::Running);
-        // While it does not follow every table, nobody knows.
-        let is_known =
-            units().next().is_some() && tables().all(|table| !table.partitions.is_empty());
         let events = units().map(|unit| unit.lag_events).sum::<i64>();
+        // Of a table that is about to begin nobody knows.
+        let is_known = events > 0 || (units().next().is_some() && state.is_none());
         SinkView {
             state: state.unwrap_or(&sink.state).word().to_owned(),
             events: u64::try_from(events).ok().filter(|_| is_known),

@@ -68,7 +68,7 @@ async fn demo() -> Result<ExitCode, Failure> {
     };
     let keep = std::env::var_os("KEEP").is_some_and(|value| !value.is_empty());
     match ran {
-        Some(_) if keep => keep::leave(world)?,
+        Some(_) if keep => keep::leave(world).await?,
         Some(_) => remove(world, "Removing what the demo made (KEEP=1 leaves it) ..."),
         None => remove(world, "Interrupted: removing what the demo made ..."),
     }

@@ -16,7 +16,8 @@ use crate::shop::SINKS;
 use crate::support::world::{World, connect};
 
 /// The definition, for people.
-pub(crate) const DEFINITION: &str = "visible: from PostgreSQL's answer to COMMIT until a read of the store finds that value or a newer one";
+pub(crate) const DEFINITION: &str =
+    "from PostgreSQL's answer to COMMIT until a read of the store finds that value or a newer one";
 
 /// Between two probes of one table.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
@@ -43,15 +44,21 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// The delay that the share `quantile` of the probes did not exceed.
-    pub(crate) fn quantile(&self, sink: usize, table: usize, quantile: f64) -> Option<Duration> {
-        let mut delays = self.delays.get(sink)?.get(table)?.clone();
+    /// The delay that the share `quantile` of the probes committed before `until` did not exceed.
+    pub(crate) fn quantile(
+        &self,
+        (sink, table): (usize, usize),
+        quantile: f64,
+        until: Option<Instant>,
+    ) -> Option<Duration> {
+        let delays = self.delays.get(sink)?.get(table)?;
+        let sent = self.sent.get(table)?;
+        let in_time = |at: &Instant| until.is_none_or(|until| *at < until);
+        let pairs = delays.iter().zip(sent).filter(|(_, (_, at))| in_time(at));
+        let mut delays: Vec<_> = pairs.map(|(delay, _)| *delay).collect();
         delays.sort_unstable();
-        let places = u32::try_from(delays.len()).ok()?;
-        let wanted = (f64::from(places) * quantile).ceil();
-        (1..=places)
-            .find(|rank| f64::from(*rank) >= wanted)
-            .and_then(|rank| delays.get(usize::try_from(rank).ok()?.checked_sub(1)?).copied())
+        let wanted = f64::from(u32::try_from(delays.len()).ok()?) * quantile;
+        (1_u32..).zip(delays).find(|(rank, _)| f64::from(*rank) >= wanted).map(|(_, delay)| delay)
     }
 
     /// Probes written to each table.

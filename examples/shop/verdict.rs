@@ -15,6 +15,8 @@ use crate::support::world::World;
 /// A store that shows its rows a little late (Elasticsearch's refresh) is asked again for so long.
 const AGAIN: Duration = Duration::from_secs(30);
 
+const QUANTILES: [f64; 2] = [0.50, 0.99];
+
 /// What was found.
 #[derive(Debug)]
 pub(crate) struct Verdict {
@@ -36,8 +38,10 @@ struct Line {
     difference: Option<String>,
     lag: f64,
     peak: f64,
-    p50: Option<Duration>,
-    p99: Option<Duration>,
+    /// p50 and p99 before anything happened.
+    calm: [Option<Duration>; 2],
+    /// The same of all.
+    all: [Option<Duration>; 2],
 }
 
 /// Compares everything, until it is equal or time is up.
@@ -59,8 +63,12 @@ pub(crate) async fn compare(
             }
             line.peak =
                 seen.peaks.get(&((*sink).to_owned(), (*table).to_owned())).copied().unwrap_or(0.0);
-            line.p50 = seen.delays.quantile(sink_place, table_place, 0.50);
-            line.p99 = seen.delays.quantile(sink_place, table_place, 0.99);
+            let delay = |until| {
+                let place = (sink_place, table_place);
+                QUANTILES.map(|quantile| seen.delays.quantile(place, quantile, until))
+            };
+            line.calm = delay(seen.calm_until);
+            line.all = delay(None);
             lines.push(line);
         }
     }
@@ -94,8 +102,8 @@ async fn look(world: &World, table: &'static str, sink: &'static str, wanted: &R
         difference,
         lag: 0.0,
         peak: 0.0,
-        p50: None,
-        p99: None,
+        calm: [None; 2],
+        all: [None; 2],
     }
 }
 
@@ -118,24 +126,30 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        row(f, ["TABLE", "SINK", "SOURCE", "STORE", "EQUAL", "LAG", "WORST", "p50", "p99"])?;
+        row(f, ["", "", "", "", "", "", "calm", "", "all", ""])?;
+        row(f, ["TABLE", "SINK", "ROWS", "EQUAL", "LAG", "WORST", "p50", "p99", "p50", "p99"])?;
         let mut last = "";
         for line in &self.lines {
             let table = if line.table == last { "" } else { line.table };
             last = line.table;
-            let rows = [line.wanted, line.rows, line.equal].map(|rows| grouped(count(rows)));
-            let [wanted, held, equal] = rows.each_ref().map(String::as_str);
-            let lag = [line.lag, line.peak].map(|seconds| format!("{seconds:.1} s"));
-            let [lag, peak] = lag.each_ref().map(String::as_str);
-            let delays = [line.p50, line.p99].map(seconds);
-            let [p50, p99] = delays.each_ref().map(String::as_str);
-            row(f, [table, line.sink, wanted, held, equal, lag, peak, p50, p99])?;
+            let [rows, equal] = [line.wanted, line.equal].map(|rows| grouped(count(rows)));
+            let [lag, worst] = [line.lag, line.peak].map(|seconds| format!("{seconds:.1} s"));
+            let [calm50, calm99] = line.calm.map(seconds);
+            let [all50, all99] = line.all.map(seconds);
+            let table = table.trim_start_matches("public.");
+            let cells = [&rows, &equal, &lag, &worst, &calm50, &calm99, &all50, &all99];
+            let [rows, equal, lag, worst, calm50, calm99, all50, all99] = cells.map(String::as_str);
+            row(f, [table, line.sink, rows, equal, lag, worst, calm50, calm99, all50, all99])?;
         }
         writeln!(
             f,
-            "\nLAG: behind now; WORST: at most, the kills included; p50, p99: commit to visible."
+            "\nEQUAL: rows of the store with every column as in PostgreSQL. LAG: behind now. WORST: at most."
         )?;
-        writeln!(f, "{DEFINITION} ({} probes a table)\n", self.probes)?;
+        writeln!(
+            f,
+            "p50, p99: {DEFINITION};\ncalm: until the first kill; all: the kills and the import included ({} probes a table).\n",
+            self.probes
+        )?;
         for line in self.lines.iter().filter(|line| !line.is_equal()) {
             let why = line.difference.as_deref().unwrap_or("the counts differ");
             writeln!(f, "DIFFERENT: {} {}: {why}", line.sink, line.table)?;
@@ -156,10 +170,10 @@ fn seconds(delay: Option<Duration>) -> String {
     delay.map_or_else(|| "-".to_owned(), |delay| format!("{:.2} s", delay.as_secs_f64()))
 }
 
-fn row(f: &mut fmt::Formatter<'_>, cells: [&str; 9]) -> fmt::Result {
-    let [table, sink, wanted, held, equal, lag, peak, p50, p99] = cells;
+fn row(f: &mut fmt::Formatter<'_>, cells: [&str; 10]) -> fmt::Result {
+    let [table, sink, rows, equal, lag, worst, calm50, calm99, all50, all99] = cells;
     writeln!(
         f,
-        "{table:<19}{sink:<8}{wanted:>9}{held:>9}{equal:>9}{lag:>9}{peak:>9}{p50:>10}{p99:>10}"
+        "{table:<12}{sink:<7}{rows:>8}{equal:>8}{lag:>7}{worst:>8}{calm50:>9}{calm99:>9}{all50:>9}{all99:>9}"
     )
 }
