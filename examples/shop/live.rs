@@ -18,10 +18,12 @@ use crate::traffic::{IMPORT_ROWS, Traffic};
 const TRAFFIC: Duration = Duration::from_secs(30);
 /// What happens in it, and when.
 const SCRIPT: [(Duration, Act); 3] = [
-    (Duration::from_secs(10), Act::Kill),
-    (Duration::from_secs(14), Act::Import),
-    (Duration::from_secs(20), Act::Kill),
+    (Duration::from_secs(14), Act::Kill),
+    (Duration::from_secs(17), Act::Import),
+    (Duration::from_secs(22), Act::Kill),
 ];
+/// So long before the first kill the calm ends: Delta collects for five seconds.
+const CALM_BEFORE: Duration = Duration::from_secs(6);
 /// How long the stores may take to be level with the source once that is quiet.
 const SETTLE: Duration = Duration::from_secs(180);
 /// Between two looks at the daemon.
@@ -42,7 +44,7 @@ pub(crate) struct SeenLive {
     pub(crate) rows: u64,
     /// How soon they were visible.
     pub(crate) delays: Measured,
-    /// When the first thing happened.
+    /// What was committed before was not disturbed.
     pub(crate) calm_until: Option<Instant>,
     /// Seconds that each sink and table was behind at most.
     pub(crate) peaks: BTreeMap<(String, String), f64>,
@@ -58,7 +60,7 @@ pub(crate) async fn live(world: &mut World, progress: &mut Progress) -> Result<S
     let mut rate = Rate::default();
     while begun.elapsed() < TRAFFIC {
         if let Some((_, act)) = script.next_if(|(when, _)| begun.elapsed() >= *when) {
-            seen.calm_until.get_or_insert(Instant::now());
+            seen.calm_until = seen.calm_until.or(Instant::now().checked_sub(CALM_BEFORE));
             perform(act, world, &mut traffic, progress);
         }
         let report = status(world).await;
@@ -121,9 +123,12 @@ async fn settle_noting(
         let report = status(world).await;
         if let Some(report) = &report {
             seen.note(report, &world.name);
-            if is_level(report, wanted) {
-                return Ok(());
-            }
+        }
+        let is_level = report.as_ref().is_some_and(|report| is_level(report, wanted));
+        let sinks = sinks(report.as_ref());
+        progress.show(&View { rows: seen.rows, sinks, ..View::default() });
+        if is_level {
+            return Ok(());
         }
         if begun.elapsed() > limit {
             let stands = report.map_or_else(|| "it does not answer".to_owned(), |r| r.to_string());
@@ -134,7 +139,6 @@ async fn settle_noting(
             )
             .into());
         }
-        progress.show(&View { rows: seen.rows, sinks: sinks(report.as_ref()), ..View::default() });
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

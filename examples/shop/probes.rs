@@ -15,10 +15,6 @@ use crate::readers::{HOUSE, Reader};
 use crate::shop::SINKS;
 use crate::support::world::{World, connect};
 
-/// The definition, for people.
-pub(crate) const DEFINITION: &str =
-    "from PostgreSQL's answer to COMMIT until a read of the store finds that value or a newer one";
-
 /// Between two probes of one table.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at a store: what the figures may be too high by.
@@ -117,7 +113,6 @@ impl Probes {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the JoinSet owns them")]
 fn spawn(
     tasks: &mut JoinSet<Result<(), Failure>>,
     task: impl Future<Output = Result<(), Failure>> + Send + 'static,

@@ -65,7 +65,7 @@ pub(crate) enum Reader {
     /// Of Redis.
     Cache {
         /// Where the server is.
-        client: redis::Client,
+        client: Box<redis::Client>,
         /// While there is one.
         connection: Option<MultiplexedConnection>,
         /// What the keys begin with.
@@ -87,7 +87,7 @@ impl Reader {
                 Self::Search { client, url, prefix }
             }
             StoreConfig::Redis(store) => {
-                let client = redis::Client::open(store.url.expose())?;
+                let client = Box::new(redis::Client::open(store.url.expose())?);
                 Self::Cache { client, connection: None, prefix: name.to_owned() }
             }
             StoreConfig::Delta(store) => {

@@ -3,6 +3,9 @@
     dead_code,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::semicolon_if_nothing_returned,
+    clippy::string_slice,
+    clippy::wildcard_enum_match_arm,
     missing_debug_implementations,
     unreachable_pub,
     reason = "the modules belong to the tests, and the demo needs a part of them"

@@ -76,7 +76,6 @@ impl Traffic {
         });
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the JoinSet owns them")]
     fn spawn(
         &mut self,
         task: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,

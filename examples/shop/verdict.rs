@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::live::SeenLive;
-use crate::probes::DEFINITION;
 use crate::progress::{Progress, grouped};
 use crate::shop::{SINKS, TABLES};
 use crate::support::compare::{self, Rows};
@@ -14,6 +13,11 @@ use crate::support::world::World;
 
 /// A store that shows its rows a little late (Elasticsearch's refresh) is asked again for so long.
 const AGAIN: Duration = Duration::from_secs(30);
+
+const LEGEND: &str = "\
+rows: in PostgreSQL. equal: of these, in the store with the same value in every column.
+behind: seconds now, and at most. calm: well before the first kill. all: kills and import too.
+p50, p99: from PostgreSQL's answer to COMMIT until a read of the store finds the change";
 
 const QUANTILES: [f64; 2] = [0.50, 0.99];
 
@@ -126,8 +130,8 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        row(f, ["", "", "", "", "", "", "calm", "", "all", ""])?;
-        row(f, ["TABLE", "SINK", "ROWS", "EQUAL", "LAG", "WORST", "p50", "p99", "p50", "p99"])?;
+        row(f, ["", "", "", "", "behind", "", "calm", "", "all", ""])?;
+        row(f, ["table", "sink", "rows", "equal", "now", "at most", "p50", "p99", "p50", "p99"])?;
         let mut last = "";
         for line in &self.lines {
             let table = if line.table == last { "" } else { line.table };
@@ -141,15 +145,7 @@ impl fmt::Display for Verdict {
             let [rows, equal, lag, worst, calm50, calm99, all50, all99] = cells.map(String::as_str);
             row(f, [table, line.sink, rows, equal, lag, worst, calm50, calm99, all50, all99])?;
         }
-        writeln!(
-            f,
-            "\nEQUAL: rows of the store with every column as in PostgreSQL. LAG: behind now. WORST: at most."
-        )?;
-        writeln!(
-            f,
-            "p50, p99: {DEFINITION};\ncalm: until the first kill; all: the kills and the import included ({} probes a table).\n",
-            self.probes
-        )?;
+        writeln!(f, "\n{LEGEND} ({} probes a table).\n", self.probes)?;
         for line in self.lines.iter().filter(|line| !line.is_equal()) {
             let why = line.difference.as_deref().unwrap_or("the counts differ");
             writeln!(f, "DIFFERENT: {} {}: {why}", line.sink, line.table)?;
@@ -158,7 +154,7 @@ impl fmt::Display for Verdict {
             let rows: usize = self.lines.iter().map(|line| line.equal).sum();
             write!(
                 f,
-                "EQUAL: {} rows compared, column by column; none differs.",
+                "EQUAL: {} rows in three stores compared with PostgreSQL, column by column; none differs.",
                 grouped(count(rows))
             )?;
         }
@@ -174,6 +170,6 @@ fn row(f: &mut fmt::Formatter<'_>, cells: [&str; 10]) -> fmt::Result {
     let [table, sink, rows, equal, lag, worst, calm50, calm99, all50, all99] = cells;
     writeln!(
         f,
-        "{table:<12}{sink:<7}{rows:>8}{equal:>8}{lag:>7}{worst:>8}{calm50:>9}{calm99:>9}{all50:>9}{all99:>9}"
+        "{table:<12}{sink:<7}{rows:>8}{equal:>8}{lag:>8}{worst:>9}{calm50:>9}{calm99:>9}{all50:>9}{all99:>9}"
     )
 }
