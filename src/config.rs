@@ -126,7 +126,7 @@ impl Config {
             Some(key) => Err(wrong(format!("read {name}: unknown key `{key}`")).with_help(
                 "there are [source], [kafka], [registry], [sinks.NAME], [control] and [admin]",
             )),
-            None => Ok(config),
+            None => config.source.validate().map(|()| config),
         }
     }
 

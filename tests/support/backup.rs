@@ -50,7 +50,9 @@ pub async fn delta_version(world: &World, table: &str) -> u64 {
 async fn search(method: reqwest::Method, path: &str, body: serde_json::Value) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/{path}", address("ELASTICSEARCH_URL"));
-    let answer = client.request(method, url).json(&body).send().await.unwrap();
+    let request = client.request(method, url);
+    let request = if body.is_null() { request } else { request.json(&body) };
+    let answer = request.send().await.unwrap();
     let ok = answer.status().is_success();
     assert!(ok, "{path}: {}", answer.text().await.unwrap());
 }
@@ -67,7 +69,7 @@ impl Backup {
         let snapshot = world.name.clone();
         let settings = json!({"type": "fs", "settings": {"location": format!("{}/{snapshot}", address("ES_REPO"))}});
         search(reqwest::Method::PUT, &format!("_snapshot/{snapshot}"), settings).await;
-        let indices = json!({"indices": index_pattern(world), "include_global_state": false});
+        let indices = json!({"indices": index(world, table), "include_global_state": false});
         search(
             reqwest::Method::PUT,
             &format!("_snapshot/{snapshot}/one?wait_for_completion=true"),
@@ -87,8 +89,8 @@ impl Backup {
             restore.arg(key).arg(0).arg(value.as_slice());
             restore.query_async::<()>(&mut connection).await.unwrap();
         }
-        let indices = index_pattern(world);
-        search(reqwest::Method::DELETE, &indices, json!({})).await;
+        let indices = index(world, &self.table);
+        search(reqwest::Method::DELETE, &indices, json!(null)).await;
         let path = format!("_snapshot/{}/one/_restore?wait_for_completion=true", self.snapshot);
         search(reqwest::Method::POST, &path, json!({"indices": indices, "include_aliases": true}))
             .await;
@@ -105,6 +107,7 @@ impl Backup {
     }
 }
 
-fn index_pattern(world: &World) -> String {
-    format!("{}-*", world.name.replace('_', "-"))
+fn index(world: &World, table: &str) -> String {
+    let (_, name) = table.split_once('.').unwrap();
+    format!("{}-{name}-1", world.name.replace('_', "-"))
 }

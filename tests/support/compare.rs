@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use anabranch_core::{ColumnType, value};
+use arrow_array::Float64Array;
+
 use super::stores;
 use super::world::World;
 
@@ -76,10 +79,10 @@ pub async fn source_rows(world: &World, table: &str) -> Rows {
 
 /// PostgreSQL writes 4 where the canonical text is 4.0; the digits are the same.
 fn float(text: &str) -> String {
-    match text.parse::<f64>().unwrap() {
-        number if number.is_finite() => serde_json::to_string(&number).unwrap(),
-        _ => text.to_owned(),
-    }
+    let array = Float64Array::from(vec![text.parse::<f64>().unwrap()]);
+    let mut canonical = String::new();
+    value::text(&mut canonical, &array, 0, &ColumnType::Float64).unwrap();
+    canonical
 }
 
 /// The text of a key: composite keys are joined with `:` after escaping.
@@ -119,6 +122,8 @@ async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
             "timestamp" => format!("to_char({quoted}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"),
             "time" => format!("to_char({quoted}, 'HH24:MI:SS.US')"),
             "bytea" => format!("translate(encode({quoted}, 'base64'), E'\\n', '')"),
+            // A cast to text would take its padding away.
+            "bpchar" => format!("to_json({quoted}) #>> '{{}}'"),
             _ if array => format!("to_json({quoted})::text"),
             _ => format!("{quoted}::text"),
         };

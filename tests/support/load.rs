@@ -81,11 +81,11 @@ async fn change(client: &tokio_postgres::Client, rng: &Faults, id: i64, committe
             return;
         }
         // The large column is left alone: its value must be found.
-        1..=4 => ("UPDATE orders SET rev = nextval('revs') WHERE id = $1 RETURNING rev", 0),
+        1..=4 => ("UPDATE orders SET rev = nextval('revs') WHERE id = $1::bigint RETURNING rev", 0),
         // To a key that no writer has.
         5 => ("UPDATE orders SET id = id + 1000000, rev = nextval('revs')
-               WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.id = $1 + 1000000) RETURNING rev", 1),
-        _ => ("INSERT INTO orders VALUES ($1, nextval('revs'), repeat('n' || $1, 1000), ARRAY['a', NULL])
+               WHERE id = $1::bigint AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.id = $1::bigint + 1000000) RETURNING rev", 1),
+        _ => ("INSERT INTO orders VALUES ($1::bigint, nextval('revs'), repeat('n' || $1::bigint, 1000), ARRAY['a', NULL])
                ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, note = 'short' RETURNING rev", 0),
     };
     if let Some(row) = client.query_opt(query, &[&id]).await.unwrap() {

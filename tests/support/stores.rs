@@ -28,9 +28,14 @@ pub async fn rows(world: &World, sink: &str, name: &str) -> Result<Rows, String>
         StoreConfig::Redis(store) => anabranch_redis::read_all(store, &table)
             .await
             .map(|rows| rows.into_iter().map(|(key, row)| (key, plain(row))).collect()),
-        StoreConfig::Delta(store) => anabranch_delta::read_table(store, &table)
-            .await
-            .map(|batches| batches.iter().flat_map(|batch| delta_rows(batch, &table)).collect()),
+        StoreConfig::Delta(store) => match anabranch_delta::read_table(store, &table).await {
+            Ok(batches) => {
+                let rows = batches.iter().map(|batch| delta_rows(batch, &table));
+                let rows: Result<Vec<_>, _> = rows.collect();
+                Ok(rows.map_err(|error| error.to_string())?.into_iter().flatten().collect())
+            }
+            Err(error) => Err(error),
+        },
     };
     rows.map_err(|error| error.report())
 }
@@ -43,7 +48,7 @@ async fn search_rows(
     config: &ElasticsearchConfig,
     table: &Table,
 ) -> Result<Rows, anabranch_core::Error> {
-    let alias = format!("{}{}", config.index_prefix, table.name);
+    let alias = anabranch_elasticsearch::alias_of(config, table);
     let documents = anabranch_elasticsearch::read_all(config, &alias).await?;
     let row = |source: &RawValue| {
         let fields: BTreeMap<String, Option<Box<RawValue>>> =
@@ -58,11 +63,16 @@ fn bare(json: &str) -> String {
     if json.starts_with('"') { serde_json::from_str(json).unwrap() } else { json.to_owned() }
 }
 
-fn delta_rows(batch: &arrow_array::RecordBatch, table: &Table) -> Vec<(String, Row)> {
-    let place = |name: &str| batch.schema().index_of(name).unwrap();
-    let places: Vec<_> = table.columns.iter().map(|column| place(&column.name)).collect();
-    let projected = batch.project(&places).unwrap();
-    (0..batch.num_rows())
+/// Fails while the table has not grown a column of the log's newest schema yet.
+fn delta_rows(
+    batch: &arrow_array::RecordBatch,
+    table: &Table,
+) -> Result<Vec<(String, Row)>, arrow_schema::ArrowError> {
+    let place = |name: &str| batch.schema().index_of(name);
+    let places: Result<Vec<_>, _> =
+        table.columns.iter().map(|column| place(&column.name)).collect();
+    let projected = batch.project(&places?)?;
+    Ok((0..batch.num_rows())
         .map(|row| {
             let cells = table.columns.iter().zip(projected.columns()).map(|(column, array)| {
                 let text = (!array.is_null(row)).then(|| {
@@ -79,7 +89,7 @@ fn delta_rows(batch: &arrow_array::RecordBatch, table: &Table) -> Vec<(String, R
             });
             (key::text(&projected, row, table).unwrap(), cells.collect())
         })
-        .collect()
+        .collect())
 }
 
 /// Removes what a test left in the stores that outlive it.

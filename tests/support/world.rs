@@ -69,6 +69,8 @@ impl World {
         let server = connect("postgres").await;
         server.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let sql = connect(&name).await;
+        // Intervals and times read as the source reads them.
+        sql.batch_execute("SET intervalstyle = 'iso_8601'; SET timezone = 'UTC'").await.unwrap();
         sql.batch_execute(schema).await.unwrap();
         let dir = TempDir::new().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

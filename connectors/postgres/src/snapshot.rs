@@ -10,13 +10,14 @@
 //! COPY would find nothing and say nothing.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
     Change, Error, ErrorKind, Event, LogBatch, Lsn, Op, Phase, Position, Result, SourceCursor,
-    Table, Transaction,
+    Split, Table, Transaction,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -258,6 +259,12 @@ impl<'a> Copying<'a> {
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         self.run.stats.copied(batch.events.len());
+        // No two batches have one cursor: by it the log knows whether a batch is durable.
+        self.cursor.split = (self.cursor.phase == Phase::Snapshot).then(|| Split {
+            commit_lsn: self.position.commit_lsn,
+            ordinal: self.position.ordinal,
+            parts: BTreeMap::new(),
+        });
         self.run.send(batch, self.cursor.clone()).await
     }
 
