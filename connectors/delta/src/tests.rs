@@ -13,4 +13,5 @@ mod conformance;
 mod history;
 mod restored;
 mod support;
+mod trouble;
 mod workers;

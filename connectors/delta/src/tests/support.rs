@@ -49,6 +49,11 @@ impl World {
         Self { folder, topic: vec![Vec::new(); partitions], clock: 0 }
     }
 
+    /// The folder of everything.
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     pub(super) fn config(&self) -> DeltaConfig {
         let root = self.folder.path().join("lake").display().to_string();
         DeltaConfig { root, index_dir: Some(self.folder.path().join("index")) }
