@@ -127,7 +127,6 @@ async fn first_contact(config: &Config) -> Result<Option<Control>> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the supervisor owns its tasks in a JoinSet")]
 fn spawn(tasks: &mut JoinSet<Result<()>>, task: impl Future<Output = Result<()>> + Send + 'static) {
     tasks.spawn(task);
 }

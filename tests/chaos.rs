@@ -80,6 +80,7 @@ async fn elasticsearch_goes_and_comes_back() {
 async fn the_lake_goes_and_comes_back() {
     let _turn = services::shared().await;
     let mut world = World::new(load::SCHEMA, &["public.orders"]).await;
+    world.run("INSERT INTO orders VALUES (999999, 1, 'first', NULL)").await;
     world.start();
     world.wait_equal().await;
     let load = Load::start(&world.name, 1);

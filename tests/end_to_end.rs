@@ -28,7 +28,7 @@ const VALUES: &str = r#"
     (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
      NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     (3, false, 0, 0, 0, -0.0, 5e-324, 0, 123456789012345678901234567890.5, '', '', '', '', gen_random_uuid(),
-     '2000-02-29', '00:00', '1969-12-31 23:59:59.999999', '0001-01-01 00:00:00+00', '1.50', '"s"', 'sad', 1,
+     '2000-02-29', '00:00', '1969-12-31 23:59:59.999999', '0001-01-01 00:00:00+00', '1.50', '7', 'sad', 1,
      '{}', '{}', '{}', '0', '::1', 'empty')"#;
 
 #[tokio::test]

@@ -5,6 +5,7 @@
     clippy::as_conversions,
     clippy::print_stdout,
     clippy::string_slice,
+    clippy::wildcard_enum_match_arm,
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,

@@ -5,27 +5,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use anabranch_core::memory::Faults;
-use apache_avro::types::Value;
 
 use crate::support::load::{self, Load};
-use crate::support::log::{Record, field, read_topic};
+use crate::support::log::{Record, field, number, read_topic};
 use crate::support::world::World;
 use crate::support::{backup, services};
 
 const KILLS: usize = 20;
 
 fn rev(record: &Record) -> i64 {
-    match field(record.after.as_ref().unwrap(), "rev") {
-        Value::Long(rev) => rev,
-        other => panic!("rev is {other:?}"),
-    }
+    number(&field(record.after.as_ref().unwrap(), "rev"))
 }
 
 fn id(record: &Record) -> i64 {
-    match field(record.key.as_ref().unwrap(), "id") {
-        Value::Long(id) => id,
-        other => panic!("id is {other:?}"),
-    }
+    number(&field(record.key.as_ref().unwrap(), "id"))
 }
 
 /// Kafka holds each change once, and those of a key in commit order.
@@ -154,11 +147,11 @@ async fn stores_put_back_to_an_older_state_resume_from_what_they_hold() {
     world.wait_equal().await;
     world.stop().await;
     held.put_back(&world).await;
-    let version = backup::delta_version(&world, "public.t").await;
+    let version = backup::delta_version(&world, "public.t");
     world.start();
     world
         .wait_until("the first commit", async || {
-            backup::delta_version(&world, "public.t").await > version
+            backup::delta_version(&world, "public.t") > version
         })
         .await;
     world.kill();

@@ -135,7 +135,6 @@ struct Run {
 }
 
 impl Runs<'_> {
-    #[expect(clippy::disallowed_methods, reason = "the loops belong to this JoinSet")]
     fn start(&mut self, source: TopicSource) {
         let assignment = source.assignment();
         let topic = assignment.topic;

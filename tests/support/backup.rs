@@ -38,7 +38,7 @@ pub async fn delete_redis_row(world: &World, key: &str) {
 }
 
 /// The version of a table's Delta log.
-pub async fn delta_version(world: &World, table: &str) -> u64 {
+pub fn delta_version(world: &World, table: &str) -> u64 {
     let (schema, name) = table.split_once('.').unwrap();
     let log = world.path("lake").join(schema).join(name).join("_delta_log");
     let names = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().file_name());
@@ -76,7 +76,7 @@ impl Backup {
             indices,
         )
         .await;
-        Self { keys, lake: delta_version(world, table).await, table: table.to_owned(), snapshot }
+        Self { keys, lake: delta_version(world, table), table: table.to_owned(), snapshot }
     }
 
     /// Puts it back.

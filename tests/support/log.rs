@@ -1,6 +1,7 @@
 //! Reads the log as any consumer would: rdkafka, `apache-avro`, the registry's schemas.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use apache_avro::types::Value;
@@ -19,10 +20,6 @@ const POLL: Duration = Duration::from_secs(10);
 /// A change event, as a stranger reads it.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The partition.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
     /// Debezium's letter.
     pub op: String,
     /// The transaction's commit LSN.
@@ -31,8 +28,6 @@ pub struct Record {
     pub ordinal: i64,
     /// The key, if it has one.
     pub key: Option<Value>,
-    /// The old row.
-    pub before: Option<Value>,
     /// The new row.
     pub after: Option<Value>,
 }
@@ -47,7 +42,8 @@ pub fn field(value: &Value, name: &str) -> Value {
     (**inner).clone()
 }
 
-fn number(value: &Value) -> i64 {
+/// A whole number.
+pub fn number(value: &Value) -> i64 {
     match value {
         Value::Long(long) => *long,
         Value::Int(int) => i64::from(*int),
@@ -55,6 +51,7 @@ fn number(value: &Value) -> i64 {
     }
 }
 
+/// `None` for Avro's null.
 fn some(value: Value) -> Option<Value> {
     (value != Value::Null).then_some(value)
 }
@@ -65,7 +62,7 @@ pub async fn read_topic(topic: &str) -> Vec<Record> {
     let raw = tokio::task::spawn_blocking(move || read_raw(&topic)).await.unwrap();
     let mut schemas = HashMap::new();
     let mut records = Vec::new();
-    for (partition, offset, key, value) in raw {
+    for (key, value) in raw {
         let value = decode(&value, &mut schemas).await;
         let key = match key {
             Some(key) => Some(decode(&key, &mut schemas).await),
@@ -74,20 +71,17 @@ pub async fn read_topic(topic: &str) -> Vec<Record> {
         let source = field(&value, "source");
         let Value::String(op) = field(&value, "op") else { panic!("op is a string") };
         records.push(Record {
-            partition,
-            offset,
             op,
             commit_lsn: number(&field(&source, "commit_lsn")),
             ordinal: number(&field(&source, "ordinal")),
             key,
-            before: some(field(&value, "before")),
             after: some(field(&value, "after")),
         });
     }
     records
 }
 
-type Raw = (i32, i64, Option<Vec<u8>>, Vec<u8>);
+type Raw = (Option<Vec<u8>>, Vec<u8>);
 
 fn read_raw(topic: &str) -> Vec<Raw> {
     let consumer: BaseConsumer = ClientConfig::new()
@@ -108,12 +102,10 @@ fn read_raw(topic: &str) -> Vec<Raw> {
     let (mut ended, mut found) = (0, Vec::new());
     while ended < count {
         match consumer.poll(POLL).expect("a record or the end of a partition in time") {
-            Ok(message) => found.push((
-                message.partition(),
-                message.offset(),
-                message.key().map(<[u8]>::to_vec),
-                message.payload().unwrap().to_vec(),
-            )),
+            Ok(message) => {
+                found
+                    .push((message.key().map(<[u8]>::to_vec), message.payload().unwrap().to_vec()));
+            }
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => panic!("{error}"),
         }
@@ -124,10 +116,11 @@ fn read_raw(topic: &str) -> Vec<Raw> {
 async fn decode(bytes: &[u8], schemas: &mut HashMap<u32, Schema>) -> Value {
     assert_eq!(bytes[0], 0, "Confluent's magic byte");
     let id = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
-    if !schemas.contains_key(&id) {
-        schemas.insert(id, schema(id).await);
-    }
-    from_avro_datum(&schemas[&id], &mut &bytes[5..], None).unwrap()
+    let known = match schemas.entry(id) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => unknown.insert(schema(id).await),
+    };
+    from_avro_datum(known, &mut &bytes[5..], None).unwrap()
 }
 
 async fn schema(id: u32) -> Schema {

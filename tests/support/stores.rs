@@ -78,10 +78,8 @@ fn delta_rows(
                 let text = (!array.is_null(row)).then(|| {
                     let mut text = String::new();
                     // Delta has no time of day: it is kept as the same text.
-                    let kind = match column.kind {
-                        ColumnType::Time => &ColumnType::Text,
-                        _ => &column.kind,
-                    };
+                    let is_time = column.kind == ColumnType::Time;
+                    let kind = if is_time { &ColumnType::Text } else { &column.kind };
                     value::text(&mut text, array, row, kind).unwrap();
                     text
                 });
@@ -98,7 +96,7 @@ pub async fn forget(config: &Config) {
         match &sink.store {
             StoreConfig::Elasticsearch(store) => drop(forget_indexes(store).await),
             StoreConfig::Redis(store) => {
-                forget_keys(store.url.expose(), &store.key.to_string()).await
+                forget_keys(store.url.expose(), &store.key.to_string()).await;
             }
             // Its folder is the test's own.
             StoreConfig::Delta(_) => {}
