@@ -8,6 +8,7 @@ use anabranch::status::{Report, SinkReport, State, TableReport};
 use anabranch_core::Lsn;
 
 use crate::Failure;
+use crate::chart::Chart;
 use crate::probes::{Measured, Probes};
 use crate::progress::{Progress, SinkView, View, grouped};
 use crate::shop::{SINKS, TABLES};
@@ -46,6 +47,10 @@ pub(crate) struct SeenLive {
     pub(crate) delays: Measured,
     /// What was committed before was not disturbed.
     pub(crate) calm_until: Option<Instant>,
+    /// The same as a picture.
+    pub(crate) chart: Chart,
+    /// When it began.
+    begun: Option<Instant>,
     /// Seconds that each sink and table was behind at most.
     pub(crate) peaks: BTreeMap<(String, String), f64>,
 }
@@ -56,11 +61,12 @@ pub(crate) async fn live(world: &mut World, progress: &mut Progress) -> Result<S
     let mut traffic = Traffic::start(&world.name);
     let probes = Probes::start(world)?;
     let (begun, mut script) = (Instant::now(), SCRIPT.into_iter().peekable());
-    let mut seen = SeenLive::default();
+    let mut seen = SeenLive { begun: Some(begun), ..SeenLive::default() };
     let mut rate = Rate::default();
     while begun.elapsed() < TRAFFIC {
         if let Some((_, act)) = script.next_if(|(when, _)| begun.elapsed() >= *when) {
             seen.calm_until = seen.calm_until.or(Instant::now().checked_sub(CALM_BEFORE));
+            seen.chart.mark(begun.elapsed().as_secs_f64(), act.name());
             perform(act, world, &mut traffic, progress);
         }
         let report = status(world).await;
@@ -74,6 +80,7 @@ pub(crate) async fn live(world: &mut World, progress: &mut Progress) -> Result<S
             sinks: sinks(report.as_ref()),
         };
         progress.show(&view);
+        seen.chart.sample(begun.elapsed().as_secs_f64(), &view);
         tokio::time::sleep(LOOK_EVERY).await;
     }
     seen.rows = traffic.finish().await?;
@@ -85,6 +92,15 @@ pub(crate) async fn live(world: &mut World, progress: &mut Progress) -> Result<S
     settle_noting(world, progress, SETTLE, &mut seen).await?;
     seen.delays = probes.finish().await;
     Ok(seen)
+}
+
+impl Act {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill -9",
+            Self::Import => "transaction of 100,000 rows",
+        }
+    }
 }
 
 fn perform(act: Act, world: &mut World, traffic: &mut Traffic, progress: &Progress) {
@@ -126,7 +142,11 @@ async fn settle_noting(
         }
         let is_level = report.as_ref().is_some_and(|report| is_level(report, wanted));
         let sinks = sinks(report.as_ref());
-        progress.show(&View { rows: seen.rows, sinks, ..View::default() });
+        let view = View { rows: seen.rows, sinks, ..View::default() };
+        progress.show(&view);
+        if let Some(begun) = seen.begun {
+            seen.chart.sample(begun.elapsed().as_secs_f64(), &view);
+        }
         if is_level {
             return Ok(());
         }

@@ -10,6 +10,7 @@
 //! The daemon is the real binary, a process of its own. Whatever happens (Ctrl-C, a panic) it is
 //! ended, and everything that was made for it is removed, unless `KEEP` is set.
 
+mod chart;
 mod keep;
 mod live;
 mod probes;
@@ -95,6 +96,9 @@ async fn run(world: &mut World) -> Result<bool, Failure> {
     progress.step("comparing every row of every table in every store with PostgreSQL");
     let verdict = verdict::compare(world, &seen, &mut progress).await?;
     progress.finish();
+    if let Some(file) = std::env::var_os("CHART") {
+        std::fs::write(file, seen.chart.svg())?;
+    }
     say(&verdict.to_string());
     Ok(verdict.is_equal())
 }
