@@ -122,10 +122,10 @@ async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
             "timestamp" => format!("to_char({quoted}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"),
             "time" => format!("to_char({quoted}, 'HH24:MI:SS.US')"),
             "bytea" => format!("translate(encode({quoted}, 'base64'), E'\\n', '')"),
-            // A cast to text would take its padding away.
-            "bpchar" => format!("to_json({quoted}) #>> '{{}}'"),
             _ if array => format!("to_json({quoted})::text"),
-            _ => format!("{quoted}::text"),
+            "bool" => format!("{quoted}::text"),
+            // What the type's output function gives: a cast would drop padding and add masks.
+            _ => format!("CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END"),
         };
         let float = matches!(kind.as_str(), "float4" | "float8");
         SourceColumn { name, expression, key: row.get(3), float }

@@ -12,7 +12,7 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
 use deltalake::arrow::compute::concat_batches;
-use deltalake::kernel::{Action, CommitInfo};
+use deltalake::kernel::{Action, Add, CommitInfo};
 use tempfile::TempDir;
 use url::Url;
 
@@ -201,8 +201,15 @@ pub(super) async fn restore_by_time(world: &World, version: u64) -> bool {
         return false;
     }
     let then = log.load(Some(version)).await.unwrap().unwrap();
-    let removes = now.adds.values().map(|add| Action::Remove(data_file::removal(add, 0)));
-    let adds = then.adds.values().map(|add| Action::Add(add.clone()));
+    // One commit may not remove and add the same file with the same vector.
+    let is_in = |state: &TableState, add: &Add| {
+        let other = state.adds.get(&add.path);
+        other.is_some_and(|other| other.deletion_vector == add.deletion_vector)
+    };
+    let gone = now.adds.values().filter(|add| !is_in(&then, add));
+    let back = then.adds.values().filter(|add| !is_in(&now, add));
+    let removes = gone.map(|add| Action::Remove(data_file::removal(add, 0)));
+    let adds = back.map(|add| Action::Add(add.clone()));
     let parameters = [("timestamp".to_owned(), "2026-01-01 00:00:00".into())];
     let info = CommitInfo {
         operation: Some("RESTORE".to_owned()),

@@ -1,3 +1,5 @@
+//! What the catalog and a Relation message say of a table, together.
+
 use super::*;
 use crate::pgoutput::RelationColumn;
 use crate::row::tests::orders;

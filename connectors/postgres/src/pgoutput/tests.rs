@@ -1,3 +1,5 @@
+//! Every message of protocol 1, and bytes that are none.
+
 use super::*;
 use bytes::{BufMut, BytesMut};
 

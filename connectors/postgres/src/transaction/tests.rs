@@ -1,3 +1,5 @@
+//! Ordinals, parts, splits and key changes, without a server.
+
 use super::*;
 
 use crate::catalog::tests::raw_orders;

@@ -1,3 +1,5 @@
+//! A database, a slot and a publication of a test's own.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anabranch_postgres::{PostgresConfig, connect};

@@ -1,3 +1,5 @@
+//! Follows a source as the loop does, and keeps what it was handed.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
