@@ -6,7 +6,6 @@ use tokio_postgres::Client;
 
 use crate::config::PostgresConfig;
 use crate::error::Context;
-use crate::publication::Publication;
 use crate::session::Session;
 use crate::slot::Slot;
 
@@ -22,12 +21,15 @@ pub async fn teardown_plan(config: &PostgresConfig) -> Result<Vec<String>> {
         let used = slot.active_pid.map(|pid| format!(", once process {pid} no longer uses it"));
         format!("drop slot {} of the source database{}", slot.name, used.unwrap_or_default())
     });
-    let publication = publication
-        .then(|| format!("drop publication {} of the source database", config.publication));
+    let name = &config.publication;
+    let publication = publication.map(|owner| match owner {
+        Owner::Us => format!("drop publication {name} of the source database"),
+        Owner::Another => format!("leave publication {name}, which belongs to another role"),
+    });
     Ok(slot.into_iter().chain(publication).collect())
 }
 
-/// Drops the slot, unless it is in use, and the publication.
+/// Drops the slot, unless it is in use, and the publication, if it is ours to drop.
 ///
 /// # Errors
 ///
@@ -43,7 +45,7 @@ pub async fn teardown(config: &PostgresConfig) -> Result<()> {
         }
         slot.drop(&session).await?;
     }
-    if publication {
+    if publication == Some(Owner::Us) {
         let sql = format!("drop publication if exists {}", escape_identifier(&config.publication));
         let action = || format!("drop publication {}", config.publication);
         session.batch_execute(&sql).await.doing(action)?;
@@ -51,8 +53,18 @@ pub async fn teardown(config: &PostgresConfig) -> Result<()> {
     Ok(())
 }
 
-/// The slot, and whether the publication is there.
-async fn leftovers(client: &Client, config: &PostgresConfig) -> Result<(Option<Slot>, bool)> {
+/// Whose a publication is. The tables' owner makes it where our role may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Us,
+    Another,
+}
+
+/// The slot and the publication, so far as they are there.
+async fn leftovers(
+    client: &Client,
+    config: &PostgresConfig,
+) -> Result<(Option<Slot>, Option<Owner>)> {
     let slot = Slot::read(client, &config.slot).await?;
     if let Some(slot) = &slot
         && (slot.plugin.as_deref() != Some("pgoutput")
@@ -62,6 +74,13 @@ async fn leftovers(client: &Client, config: &PostgresConfig) -> Result<(Option<S
             .with_source("it was made by somebody else")
             .with_help("choose another name in [source] slot"));
     }
-    let publication = Publication::read(client, &config.publication).await?;
-    Ok((slot, publication.is_some()))
+    Ok((slot, owner(client, &config.publication).await?))
+}
+
+async fn owner(client: &Client, publication: &str) -> Result<Option<Owner>> {
+    let action = || format!("look at publication {publication}");
+    let query = "select pg_has_role(pubowner, 'usage') from pg_publication where pubname = $1";
+    let row = client.query_opt(query, &[&publication]).await.doing(action)?;
+    let is_ours: Option<bool> = row.map(|row| row.try_get(0)).transpose().doing(action)?;
+    Ok(is_ours.map(|is_ours| if is_ours { Owner::Us } else { Owner::Another }))
 }
