@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch::config::StoreConfig;
-use anabranch_core::{SourceCursor, Table};
+use anabranch_core::{Secret, SourceCursor, Table};
 use anabranch_delta::DeltaConfig;
 use anabranch_elasticsearch::ElasticsearchConfig;
 use anabranch_kafka::{KafkaConfig, RegistryConfig};
@@ -132,6 +132,10 @@ impl Scene {
     pub(crate) fn kafka(&self, log: &str) -> KafkaConfig {
         let mut config = KafkaConfig::new(&self.kafka);
         config.prefix = format!("{PREFIX}.{log}");
+        let options = env::var("ANABRANCH_BENCH_KAFKA_OPTIONS").unwrap_or_default();
+        for (key, value) in options.split_whitespace().filter_map(|word| word.split_once('=')) {
+            config.options.insert(key.to_owned(), Secret::from(value.to_owned()));
+        }
         config
     }
 

@@ -3,6 +3,7 @@
 //! The slot of each stage is a copy of one slot, so each reads the same WAL from the same place.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch::pipeline;
 use anabranch_core::{
@@ -24,10 +25,11 @@ const WALSENDER: &str = "postgres";
 
 /// Begins the log as the daemon does, with a slot and a snapshot of the empty table.
 pub(crate) async fn begin(scene: &Scene) -> Result<Begun> {
-    let stop = CancellationToken::new();
+    let (stop, retries) = (CancellationToken::new(), Retries::default());
     let mut source = PostgresSource::open(scene.source(DATABASE)?).await?;
     let mut sink = First { tables: Vec::new(), cursor: None, stop: stop.clone() };
-    pipeline::run(&mut source, &mut sink, &stop, &note).await?;
+    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
+    retries.none()?;
     let cursor = sink.cursor.ok_or("the source did not begin")?;
     Ok(Begun { tables: sink.tables, cursor })
 }
@@ -56,13 +58,14 @@ pub(crate) async fn drop_slot(scene: &Scene, slot: &str) -> Result<u64> {
 
 /// The source into nothing.
 pub(crate) async fn null(scene: &Scene, slot: &str) -> Result<Outcome> {
-    let stop = CancellationToken::new();
+    let (stop, retries) = (CancellationToken::new(), Retries::default());
     let held = SourceCursor { slot: slot.to_owned(), ..scene.begun()?.cursor.clone() };
     let mut sink = Until::new(Nothing(held), scene, &stop)?;
     let meter = Meter::start(None)?;
     let mut source = PostgresSource::open(scene.source(slot)?).await?;
     source.know(scene.begun()?.tables.iter().cloned());
-    pipeline::run(&mut source, &mut sink, &stop, &note).await?;
+    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
+    retries.none()?;
     let walsender = walsender_cpu(scene, slot).await?;
     let mut usage = meter.stop()?;
     usage.server_cpu = walsender;
@@ -84,22 +87,16 @@ pub(crate) async fn begin_log(scene: &Scene, slot: &str, log: &str) -> Result<()
 
 /// The source into Kafka, as `run_source` of the daemon does it.
 pub(crate) async fn kafka(scene: &Scene, slot: &str, log: &str) -> Result<Outcome> {
-    let stop = CancellationToken::new();
+    let (stop, retries) = (CancellationToken::new(), Retries::default());
     let meter = Meter::start(scene.server_pid("kafka"))?;
     let mut source = PostgresSource::open(scene.source(slot)?).await?;
     let mut sink = LogSink::open(&scene.kafka(log), &scene.registry(), DATABASE)?;
     sink.cursor().await?;
     source.know(sink.tables().cloned());
     let mut sink = Until::new(sink, scene, &stop)?;
-    pipeline::run(&mut source, &mut sink, &stop, &note).await?;
+    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
+    retries.none()?;
     Ok(Outcome { tally: sink.tally, usage: meter.stop()? })
-}
-
-/// Says on standard error what had to be tried again: such a figure is not a clean one.
-pub(crate) fn note(error: Option<&Error>) {
-    if let Some(error) = error {
-        crate::say(&format!("tried again: {}", error.report()));
-    }
 }
 
 /// CPU-seconds of the server process that feeds a slot in use.
@@ -114,6 +111,26 @@ pub(crate) async fn walsender(client: &tokio_postgres::Client, slot: &str) -> Re
     let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
     let pid: Option<i32> = client.query_one(query, &[&slot]).await?.try_get(0)?;
     Ok(pid.map(u32::try_from).transpose()?)
+}
+
+/// Whether anything had to be tried again: a service was restarted meanwhile, say.
+#[derive(Debug, Default)]
+pub(crate) struct Retries(AtomicBool);
+
+impl Retries {
+    /// Says on standard error what failed.
+    pub(crate) fn note(&self, error: Option<&Error>) {
+        if let Some(error) = error {
+            self.0.store(true, Ordering::Relaxed);
+            crate::say(&error.report());
+        }
+    }
+
+    /// Fails if there were any, since the figures are then of something else.
+    pub(crate) fn none(&self) -> Result<()> {
+        let any = self.0.load(Ordering::Relaxed);
+        if any { Err("something had to be tried again: measure once more".into()) } else { Ok(()) }
+    }
 }
 
 /// Takes the beginning of a log.

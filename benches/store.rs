@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anabranch::config::StoreConfig;
 use anabranch::worker;
-use anabranch_core::Table;
+use anabranch_core::{Error, Table};
 use anabranch_kafka::{Group, GroupEvent, GroupStats, Limits, TopicSource};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray as _;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 use crate::scene::{PREFIX, Scene, Store};
-use crate::source::note;
+use crate::source::Retries;
 use crate::stage::Outcome;
 use crate::usage::Meter;
 use crate::workload::{Held, Tally};
@@ -36,12 +36,13 @@ pub(crate) async fn run(scene: &Scene, log: &str, store: Store) -> Result<Outcom
     let stats = group.stats();
     let mut source = assigned(&mut group).await?;
     let meter = Meter::start(scene.server_pid(store.name()))?;
-    let stop = CancellationToken::new();
-    let applied = worker::run_table(&config, &mut source, &stop, &note);
+    let (stop, retries) = (CancellationToken::new(), Retries::default());
+    let report = |error: Option<&Error>| retries.note(error);
+    let applied = worker::run_table(&config, &mut source, &stop, &report);
     let watched = watch(&mut group, &stats, kafka.partitions, &stop);
     let (applied, watched) = tokio::join!(async { applied.await.map_err(Into::into) }, watched);
     let usage = meter.stop()?;
-    applied.and(watched)?;
+    applied.and(watched).and(retries.none())?;
     group.leave().await?;
     Ok(Outcome { tally: Tally { ids: 0, ..scene.truth()?.changes }, usage })
 }
