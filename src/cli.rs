@@ -72,17 +72,26 @@ enum RunPart {
     },
 }
 
-/// Does what was asked, and says how it went. Errors are one line on standard error.
+/// Does what was asked, and says how it went.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match dispatch(arguments).await {
         Ok(code) => code,
-        Err(error) => {
-            let line = format!("anabranch: {}\n", error.report());
-            // If standard error is gone there is nobody to tell.
-            drop(std::io::stderr().write_all(line.as_bytes()));
-            ExitCode::from(error.kind().exit_code())
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// One line on standard error, and the exit code of the error's kind.
+pub fn failed(error: &Error) -> ExitCode {
+    let line = format!("anabranch: {}\n", error.report());
+    // If standard error is gone there is nobody to tell.
+    drop(std::io::stderr().write_all(line.as_bytes()));
+    ExitCode::from(error.kind().exit_code())
+}
+
+/// The process could not start its threads.
+#[must_use]
+pub fn no_runtime(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Transient, "start the threads of the daemon").with_source(error)
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitCode> {

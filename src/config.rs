@@ -288,10 +288,11 @@ mod tests {
 
     #[test]
     fn no_kafka_and_no_registry_say_what_to_do() {
-        for (section, wanted) in [("kafka", "brokers"), ("registry", "Confluent")] {
-            let text = GOOD.replace(&format!("[{section}]"), "[admin]");
-            let text = text.replace("brokers = \"kafka:9092\"", "");
-            let text = text.replace("url = \"http://registry:8081\"", "");
+        for (section, setting, wanted) in [
+            ("kafka", "brokers = \"kafka:9092\"", "brokers"),
+            ("registry", "url = \"http://registry:8081\"", "Confluent"),
+        ] {
+            let text = GOOD.replace(&format!("[{section}]"), "[admin]").replace(setting, "");
             let report = parse(&text).unwrap_err().report();
             assert!(report.contains(wanted), "{report}");
         }

@@ -5,9 +5,15 @@ use std::process::ExitCode;
 use anabranch::{cli, telemetry};
 use clap::Parser;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     telemetry::start();
-    cli::run(arguments).await
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::failed(&cli::no_runtime(error)),
+    };
+    let code = runtime.block_on(cli::run(arguments));
+    // A call that blocks, such as a commit to a Kafka that is gone, is not waited for.
+    runtime.shutdown_background();
+    code
 }

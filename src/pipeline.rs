@@ -14,14 +14,17 @@ use std::time::Duration;
 
 use anabranch_core::{Error, ErrorKind, Result, Sink, Source};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Batches between the source and the sink: one is written while the next is made.
 const IN_FLIGHT_MAX: usize = 1;
-/// The first wait before a batch is tried again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait: a store that is back is noticed within this time.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// How often a target is asked whether it still stands where it was left.
+const RECHECK: Duration = Duration::from_secs(10);
 
 /// Hears of each failed attempt, and with `None` of the success that ends a row of them.
 pub type Report<'a> = &'a (dyn Fn(Option<&Error>) + Sync);
@@ -72,8 +75,7 @@ async fn read<S: Source>(
     Ok(())
 }
 
-/// Applies each batch until it is durable, then returns its cursor. `held` is where the target
-/// stands.
+/// Applies each batch until it is durable, then returns its cursor. `held`: where the target is.
 async fn write<B: Send + Sync, C: Clone + PartialEq + Send + Sync, K: Sink<B, C>>(
     sink: &mut K,
     mut held: Option<C>,
@@ -81,7 +83,15 @@ async fn write<B: Send + Sync, C: Clone + PartialEq + Send + Sync, K: Sink<B, C>
     receipts: mpsc::Sender<C>,
     (stop, report): (&CancellationToken, Report<'_>),
 ) -> Result<()> {
-    while let Some((batch, upto)) = inbox.recv().await {
+    let mut recheck_at = Instant::now() + RECHECK;
+    loop {
+        let item = timeout_at(recheck_at, inbox.recv()).await;
+        if Instant::now() >= recheck_at {
+            sink.recheck().await?;
+            recheck_at = Instant::now() + RECHECK;
+        }
+        let Ok(item) = item else { continue };
+        let Some((batch, upto)) = item else { return Ok(()) };
         let mut attempt = sink.apply(&batch, &upto).await;
         let mut backoff = BACKOFF_MIN;
         while let Err(error) = attempt {
@@ -107,5 +117,4 @@ async fn write<B: Send + Sync, C: Clone + PartialEq + Send + Sync, K: Sink<B, C>
             return Ok(());
         }
     }
-    Ok(())
 }

@@ -32,6 +32,8 @@ use crate::{admin, worker};
 
 /// How often the control schema is asked.
 const POLL: Duration = Duration::from_secs(1);
+/// How long it may take to answer.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Which parts a process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,8 @@ pub enum Which {
 struct Context {
     config: Arc<Config>,
     status: Arc<Status>,
-    requests: watch::Receiver<BTreeMap<String, Request>>,
+    /// What people ask; `None` until the control schema was read for the first time.
+    requests: watch::Receiver<Option<Requests>>,
     stop: CancellationToken,
     /// Whether the process was asked for one part, and ends with it.
     alone: bool,
@@ -57,8 +60,15 @@ struct Context {
 
 impl Context {
     fn request(&self, name: &str) -> Request {
-        self.requests.borrow().get(name).copied().unwrap_or_default()
+        self.requests.borrow().as_ref().map(|all| asked(all, name)).unwrap_or_default()
     }
+}
+
+/// What is asked of each part, by name.
+type Requests = BTreeMap<String, Request>;
+
+fn asked(all: &Requests, name: &str) -> Request {
+    all.get(name).copied().unwrap_or_default()
 }
 
 /// Runs until `stop`, or until the one part that was asked for cannot go on.
@@ -74,10 +84,10 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
     };
     let control = first_contact(&config).await?;
     let requests = match &control {
-        Some(control) => control.requests().await.unwrap_or_default(),
-        None => BTreeMap::new(),
+        Some(control) => control.requests().await.ok(),
+        None => None,
     };
-    let (asked, requests) = watch::channel(requests);
+    let (sender, requests) = watch::channel(requests);
     let context = Context {
         alone: which != Which::All,
         config: Arc::new(config),
@@ -95,7 +105,7 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
         listener => Some(listener?),
     };
     let mut tasks = JoinSet::new();
-    spawn(&mut tasks, watch_control(context.clone(), control, asked));
+    spawn(&mut tasks, watch_control(context.clone(), control, sender));
     if let Some(listener) = listener {
         spawn(
             &mut tasks,
@@ -171,32 +181,51 @@ impl Attempt for SourceAttempt<'_> {
 async fn watch_control(
     context: Context,
     control: Option<Control>,
-    asked: watch::Sender<BTreeMap<String, Request>>,
+    sender: watch::Sender<Option<Requests>>,
 ) -> Result<()> {
-    let database = context.config.control_database();
     let mut control = control;
-    loop {
-        tokio::select! {
-            biased;
-            () = context.stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(POLL) => {}
-        }
-        let Some(open) = &control else {
-            control = Control::open(&database).await.ok();
-            continue;
-        };
-        match open.requests().await {
-            Ok(now) => {
-                asked.send_if_modified(|known| {
-                    let news = *known != now;
-                    known.clone_from(&now);
-                    news
-                });
-            }
-            Err(error) => {
-                tracing::warn!("{}; going on with what was asked before", error.report());
+    let watching = async {
+        loop {
+            tokio::time::sleep(POLL).await;
+            let Ok(()) =
+                tokio::time::timeout(ANSWER_WAIT_MAX, poll(&context, &mut control, &sender)).await
+            else {
+                tracing::warn!(
+                    "the control schema does not answer; going on with what was asked before"
+                );
                 control = None;
-            }
+                continue;
+            };
+        }
+    };
+    tokio::select! {
+        biased;
+        () = context.stop.cancelled() => Ok(()),
+        () = watching => Ok(()),
+    }
+}
+
+/// Asks once, over a new connection if there is none.
+async fn poll(
+    context: &Context,
+    control: &mut Option<Control>,
+    sender: &watch::Sender<Option<Requests>>,
+) {
+    let Some(open) = control else {
+        *control = Control::open(&context.config.control_database()).await.ok();
+        return;
+    };
+    match open.requests().await {
+        Ok(now) => {
+            sender.send_if_modified(|known| {
+                let news = known.as_ref() != Some(&now);
+                *known = Some(now);
+                news
+            });
+        }
+        Err(error) => {
+            tracing::warn!("{}; going on with what was asked before", error.report());
+            *control = None;
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each function is one attempt: it opens what it needs, runs the loop until it is told to stop
 //! or something fails, and leaves trying again to the supervisor.
 
-use anabranch_core::{Batch, Result, Sink, StoreCursor};
+use anabranch_core::{Batch, Error, ErrorKind, Result, Sink, StoreCursor, UnitCursor};
 use anabranch_delta::DeltaSink;
 use anabranch_elasticsearch::ElasticsearchSink;
 use anabranch_kafka::{Limits, LogSink, TopicSource};
@@ -70,11 +70,48 @@ pub async fn run_table(
 
 async fn run_store<K: Sink<Batch, StoreCursor>>(
     source: &mut TopicSource,
-    mut sink: K,
+    sink: K,
     stop: &CancellationToken,
     report: Report<'_>,
 ) -> Result<()> {
-    Box::pin(pipeline::run(source, &mut sink, stop, report)).await
+    let mut store = Store { sink, held: StoreCursor::new() };
+    Box::pin(pipeline::run(source, &mut store, stop, report)).await
+}
+
+/// A store that can be asked whether it still stands where it was left.
+struct Store<K> {
+    sink: K,
+    held: StoreCursor,
+}
+
+/// The units that have moved at all: a store need not hold a cursor for the others.
+fn moved(cursor: &StoreCursor) -> StoreCursor {
+    let has_moved = |unit: &UnitCursor| unit.next > 0 || unit.resets > 0;
+    let moved = cursor.iter().filter(|(_, unit)| has_moved(unit));
+    moved.map(|(partition, unit)| (*partition, unit.clone())).collect()
+}
+
+impl<K: Sink<Batch, StoreCursor>> Sink<Batch, StoreCursor> for Store<K> {
+    async fn cursor(&mut self) -> Result<Option<StoreCursor>> {
+        let held = self.sink.cursor().await?;
+        self.held = held.as_ref().map(moved).unwrap_or_default();
+        Ok(held)
+    }
+
+    async fn apply(&mut self, batch: &Batch, upto: &StoreCursor) -> Result<()> {
+        self.sink.apply(batch, upto).await?;
+        self.held = moved(upto);
+        Ok(())
+    }
+
+    async fn recheck(&mut self) -> Result<()> {
+        let now = self.sink.cursor().await?.as_ref().map(moved).unwrap_or_default();
+        if now == self.held {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Transient, "go on from where the store was left")
+            .with_source("it was put back to another state, or written by another worker"))
+    }
 }
 
 /// How large the batches of a store are.

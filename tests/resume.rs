@@ -157,6 +157,9 @@ async fn stores_put_back_to_an_older_state_resume_from_what_they_hold() {
     world.kill();
     world.start();
     world.wait_equal().await;
+    // Under a daemon that runs and has nothing to do.
+    held.put_back(&world).await;
+    world.wait_equal().await;
     // And with every unit moving again.
     held.put_back(&world).await;
     world.run("UPDATE t SET v = v || '!'").await;

@@ -6,7 +6,7 @@ use anabranch_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::{Context, asked};
 use crate::pipeline::Report;
 use crate::status::{Part, State};
 
@@ -95,7 +95,8 @@ fn note(context: &Context, part: &Part, error: Option<&Error>) {
 /// Waits until somebody asks to try again.
 async fn resumed(context: &Context, name: &str, resumes: i64, stop: &CancellationToken) {
     let mut requests = context.requests.clone();
-    let more = requests.wait_for(|all| all.get(name).is_some_and(|now| now.resumes > resumes));
+    let more =
+        requests.wait_for(|all| all.as_ref().is_some_and(|all| asked(all, name).resumes > resumes));
     tokio::select! {
         biased;
         () = stop.cancelled() => {}

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::keep::Attempt;
-use super::{Context, keep};
+use super::{Context, Requests, asked, keep};
 use crate::config::{SinkConfig, StoreConfig};
 use crate::pipeline::Report;
 use crate::status::{Part, State};
@@ -55,15 +55,24 @@ impl Attempt for TableAttempt {
     }
 }
 
-/// Waits for as long as the sink is to stand still.
+/// Waits for as long as the sink is to stand still, or nobody knows whether it is: its store may
+/// be in somebody's hands.
 async fn paused(context: &Context, name: &str) {
-    if !context.request(name).paused {
+    let may_go = |all: &Option<Requests>| all.as_ref().is_some_and(|all| !asked(all, name).paused);
+    if may_go(&context.requests.borrow()) {
         return;
     }
-    context.status.set(&Part::Sink(name.to_owned()), State::Paused);
-    tracing::info!(part = name, "paused");
+    if context.request(name).paused {
+        context.status.set(&Part::Sink(name.to_owned()), State::Paused);
+        tracing::info!(part = name, "paused");
+    } else {
+        tracing::warn!(
+            part = name,
+            "waiting for the control schema, which says whether it is paused"
+        );
+    }
     let mut requests = context.requests.clone();
-    let going = requests.wait_for(|all| !all.get(name).is_some_and(|now| now.paused));
+    let going = requests.wait_for(may_go);
     tokio::select! {
         biased;
         () = context.stop.cancelled() => {}
@@ -91,7 +100,11 @@ async fn member(
     let mut requests = context.requests.clone();
     let ended = loop {
         let pausing = async {
-            drop(requests.wait_for(|all| all.get(name).is_some_and(|now| now.paused)).await);
+            drop(
+                requests
+                    .wait_for(|all| all.as_ref().is_some_and(|all| asked(all, name).paused))
+                    .await,
+            );
         };
         // Stopping and pausing before new work.
         tokio::select! {

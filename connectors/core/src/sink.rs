@@ -13,4 +13,11 @@ pub trait Sink<B, C>: Send {
     /// Applying a batch again, whole or in part, changes nothing in the end state. An error,
     /// a drop and a time-out all mean "not durable", never "not written".
     fn apply(&mut self, batch: &B, upto: &C) -> impl Future<Output = Result<()>> + Send;
+
+    /// Says whether the target still stands where this worker left it. Asked now and then between
+    /// batches, since a target that was put back to an older state while nothing moves would
+    /// otherwise never be asked again. An error begins a new run.
+    fn recheck(&mut self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
 }
