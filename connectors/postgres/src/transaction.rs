@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Pure. The invariants: positions are a function of the source's history alone, so that a replay
-//! gives the same; a row is in a higher part than the TRUNCATE or the split before it; and of a
-//! transaction that was split, what the log has is skipped and the parts go on.
+//! gives the same; a row is in a higher part than the TRUNCATE, the split or the row of another
+//! schema version before it; and of a transaction that was split, what the log has is skipped and
+//! the parts go on.
 
 mod parts;
 
@@ -224,7 +225,7 @@ impl Assembler {
         }
         // A table that is published but not configured counts, and that is all.
         let (Some(relation), Some(open)) = (relation, self.open.as_mut()) else { return Ok(()) };
-        let part = open.parts.row(relation.table.oid);
+        let part = open.parts.row(relation.table.oid, relation.table.version);
         let row = RowChange { relation, op, old, new };
         row.changes(&mut self.writer, |change, missing| {
             let event = open.event(epoch, relation, part, change);

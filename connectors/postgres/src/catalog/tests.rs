@@ -35,6 +35,13 @@ pub(crate) fn raw_orders() -> RawTable {
     }
 }
 
+/// The same with one more column.
+pub(crate) fn raw_wider_orders() -> RawTable {
+    let mut raw = raw_orders();
+    raw.columns.push(raw_column(3, "price", 20));
+    raw
+}
+
 fn catalog() -> Catalog {
     let names = vec![TableName { schema: "shop".into(), name: "orders".into() }];
     let mut catalog = Catalog::new(names, KnownTables::default());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-use crate::catalog::tests::raw_orders;
+use crate::catalog::tests::{raw_orders, raw_wider_orders};
 use crate::catalog::{KnownTables, Types};
 use crate::pgoutput::decode;
 use crate::pgoutput::tests::{
@@ -66,6 +66,19 @@ impl Run {
                 split = self.assembler.split();
             }
         }
+        self.commit(0x100);
+        split
+    }
+
+    /// Key 1 is updated, its table gets a column, and it is updated and deleted; a batch ends after
+    /// the first update if `split`.
+    fn altered(&mut self, split: bool) -> Option<Split> {
+        self.begin(0x100);
+        self.update(None, &[Some("1"), Some("x")]);
+        let split = if split { self.assembler.split() } else { None };
+        self.catalog.adopt(&raw_wider_orders(), &Types::default()).unwrap();
+        self.update(None, &[Some("1"), Some("x"), Some("5")]);
+        self.push(&row_message(b'D', OID, &[(b'K', &[Some("1"), None, None])])).unwrap();
         self.commit(0x100);
         split
     }
@@ -202,6 +215,27 @@ fn a_split_transaction_goes_on_where_the_log_ends() {
         let rest: Vec<Seen> = uncrashed.seen().into_iter().filter(|s| s.0 > crash_after).collect();
         assert_eq!(resumed.seen(), rest, "after {crash_after}");
     }
+}
+
+#[test]
+fn one_key_never_has_one_version_on_both_sides_of_an_altered_table() {
+    let mut run = Run::new(0, None);
+    run.altered(false);
+    assert_eq!(run.seen(), [(1, 0, "u", false), (2, 1, "u", false), (3, 1, "d", false)]);
+    let schemas: Vec<u32> = run.drafts.iter().map(|draft| draft.event.table.version).collect();
+    assert_eq!(schemas, [1, 2, 2]);
+    let versions: Vec<_> = run.drafts.iter().map(|draft| draft.event.version()).collect();
+    assert!(versions[0] < versions[1] && versions[1] == versions[2]);
+}
+
+#[test]
+fn a_table_altered_right_after_a_split_has_the_same_parts_when_that_is_resumed() {
+    let mut uncrashed = Run::new(0, None);
+    let split = uncrashed.altered(true).unwrap();
+    assert_eq!(uncrashed.seen(), [(1, 0, "u", false), (2, 1, "u", false), (3, 1, "d", false)]);
+    let mut resumed = Run::new(0x40, Some(split));
+    resumed.altered(false);
+    assert_eq!(resumed.seen(), uncrashed.seen()[1..]);
 }
 
 #[test]
