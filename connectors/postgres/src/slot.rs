@@ -131,6 +131,19 @@ pub(crate) fn decide(
     Ok(Plan::Stream)
 }
 
+/// What a decision about a slot is worth that was in use when it was first looked at: whoever read
+/// it may have written to the log after we read that, so that it is our view that is old.
+pub(crate) fn settle(decision: Result<Plan>, was_active: bool, name: &str) -> Result<Plan> {
+    match decision {
+        Err(error) if was_active && error.kind() == ErrorKind::Lost => {
+            let action = format!("take over slot {name}");
+            let why = "another instance was still writing: reading the log again";
+            Err(Error::new(ErrorKind::Transient, action).with_source(why))
+        }
+        Ok(_) | Err(_) => decision,
+    }
+}
+
 /// The epoch of a history that begins again.
 fn next_epoch(cursor: &SourceCursor) -> Result<Epoch> {
     match (cursor.epoch.next(), cursor.phase) {
@@ -309,6 +322,21 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Lost);
         let again = decided(last(Phase::Starting), None).unwrap();
         assert_eq!(again, Plan::Begin { epoch: Epoch(255) }, "nothing was written in it");
+    }
+
+    #[test]
+    fn a_slot_that_moved_while_it_was_in_use_says_nothing_of_the_log() {
+        let ahead =
+            || decided(Some(cursor()), Some(Slot { confirmed_flush: Some(Lsn(0x20)), ..slot() }));
+        let error = settle(ahead(), true, "s").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Transient);
+        assert!(error.report().contains("reading the log again"), "{error:?}");
+        assert_eq!(settle(ahead(), false, "s").unwrap_err().kind(), ErrorKind::Lost);
+        let within = || decided(Some(cursor()), Some(slot()));
+        assert_eq!(settle(within(), true, "s").unwrap(), Plan::Stream, "the log has it");
+        let elsewhere = Some(Slot { database: Some("other".into()), ..slot() });
+        let error = settle(decided(Some(cursor()), elsewhere), true, "s").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
     }
 
     #[test]

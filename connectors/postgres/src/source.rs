@@ -26,7 +26,7 @@ use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{self, Publication};
 use crate::server::Server;
 use crate::session::Session;
-use crate::slot::{Plan, Slot, decide};
+use crate::slot::{Plan, Slot, decide, settle};
 use crate::stats::SourceStats;
 use crate::tls;
 pub(crate) use run::{Item, Run};
@@ -134,10 +134,8 @@ impl PostgresSource {
             .doing(action)?;
         let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
         same_server(&server, identity)?;
-        let slot = Slot::read(&session, &config.slot).await?;
         let names = (config.slot.as_str(), endpoint.database.as_str());
-        let plan = decide(after.as_ref(), slot.as_ref(), identity, names)?;
-        wait_until_free(&session, slot).await?;
+        let plan = plan(&session, after.as_ref(), identity, names).await?;
         let (tables, types) = self.tables(&session).await?;
         self.check_publication(&session, &plan, &tables).await?;
         if plan == Plan::Stream {
@@ -304,9 +302,31 @@ fn same_server(server: &Server, identity: Identity) -> Result<()> {
         .with_help("point [source] url at the primary itself, not at a balancer"))
 }
 
-async fn wait_until_free(session: &Session, mut slot: Option<Slot>) -> Result<()> {
+/// Decides about a slot that nobody uses any more. While a predecessor uses it, it moves, with what
+/// that writes to the log after we read it.
+async fn plan(
+    session: &Session,
+    after: Option<&SourceCursor>,
+    identity: Identity,
+    names: (&str, &str),
+) -> Result<Plan> {
+    let (name, _) = names;
+    let slot = Slot::read(session, name).await?;
+    let decided = |slot: Option<&Slot>| decide(after, slot, identity, names);
+    match decided(slot.as_ref()) {
+        // No wait makes it another slot.
+        Err(error) if error.kind() == ErrorKind::Config => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let was_active = slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+    let slot = wait_until_free(session, slot).await?;
+    settle(decided(slot.as_ref()), was_active, name)
+}
+
+/// The slot once nobody uses it.
+async fn wait_until_free(session: &Session, mut slot: Option<Slot>) -> Result<Option<Slot>> {
     let began = Instant::now();
-    while let Some(used) = slot
+    while let Some(used) = &slot
         && let Some(error) = used.in_use()
     {
         if began.elapsed() > SLOT_WAIT_MAX {
@@ -315,5 +335,5 @@ async fn wait_until_free(session: &Session, mut slot: Option<Slot>) -> Result<()
         tokio::time::sleep(SLOT_INTERVAL).await;
         slot = Slot::read(session, &used.name).await?;
     }
-    Ok(())
+    Ok(slot)
 }
