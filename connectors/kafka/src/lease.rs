@@ -36,6 +36,8 @@ pub(crate) struct Lease {
     /// Something is to be read, or the lease has ended.
     pub(crate) wake: Notify,
     pending: Mutex<BTreeMap<i32, Commit>>,
+    /// One for all leases of a topic, however many come: see [`Lease::steer`].
+    steering: Arc<Mutex<()>>,
 }
 
 /// The leases of one member.
@@ -54,6 +56,7 @@ struct Topic {
     current: Option<Arc<Lease>>,
     /// The lease that the owner of the group was told of.
     told: Option<Arc<Lease>>,
+    steering: Arc<Mutex<()>>,
 }
 
 /// What the owner of the group is to be told next.
@@ -81,6 +84,14 @@ impl Lease {
     /// The commits asked for since the last time.
     pub(crate) fn take_pending(&self) -> BTreeMap<i32, Commit> {
         std::mem::take(&mut *self.pending())
+    }
+
+    /// The right to pause, seek and resume the partitions at the consumer, while it is held; `None`
+    /// if the lease has ended. The next lease of the topic waits for it, so a seek that hangs in a
+    /// request and goes on late cannot undo what its successor did.
+    pub(crate) fn steer(&self) -> Option<MutexGuard<'_, ()>> {
+        let held = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_live().then_some(held)
     }
 
     fn end(&self) {
@@ -137,21 +148,22 @@ impl Leases {
                 lease.end();
             }
             if !topic.partitions.is_empty() {
-                topic.current = Some(Arc::new(self.lease(name, &topic.partitions)));
+                topic.current = Some(Arc::new(self.lease(name, topic)));
             }
         }
         drop(topics);
         self.changed.notify_one();
     }
 
-    fn lease(&self, topic: &str, partitions: &BTreeSet<i32>) -> Lease {
-        let unit = |partition: &i32| (*partition, self.stats.unit(topic, *partition));
+    fn lease(&self, name: &str, topic: &Topic) -> Lease {
+        let unit = |partition: &i32| (*partition, self.stats.unit(name, *partition));
         Lease {
-            topic: topic.to_owned(),
-            units: partitions.iter().map(unit).collect(),
+            topic: name.to_owned(),
+            units: topic.partitions.iter().map(unit).collect(),
             live: AtomicBool::new(true),
             wake: Notify::new(),
             pending: Mutex::default(),
+            steering: Arc::clone(&topic.steering),
         }
     }
 
@@ -257,6 +269,24 @@ mod tests {
         leases.end_all();
         assert_eq!(tell(&leases), ["-t"]);
         assert!(leases.live().is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_has_ended_steers_nothing() {
+        let leases = Leases::default();
+        leases.add(&units(&[0]));
+        let old = leases.of("t").unwrap();
+        let held = old.steer().unwrap();
+        leases.renew("t");
+        let new = leases.of("t").unwrap();
+        assert!(new.steering.try_lock().is_err(), "it waits for what was begun before");
+        drop(held);
+        assert!(new.steer().is_some());
+        assert!(old.steer().is_none());
+        leases.remove(&units(&[0]));
+        leases.add(&units(&[0]));
+        let newest = leases.of("t").unwrap();
+        assert!(Arc::ptr_eq(&newest.steering, &old.steering), "one for all leases of the topic");
     }
 
     #[test]

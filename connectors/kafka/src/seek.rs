@@ -5,9 +5,10 @@
 //! ```
 //!
 //! The decision is [`anabranch_core::resume`]'s; here is what it is decided from. Blocking: call
-//! it where blocking is allowed.
+//! it where blocking is allowed. A lease may end meanwhile, and its successor seek the same
+//! partitions: only who steers ([`Lease::steer`]) touches the consumer.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anabranch_core::resume::{Committed, Mark, Partition, Resume, resume};
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::error;
 use crate::feed::{Feed, Start};
 use crate::lease::Lease;
-use crate::member::MemberConsumer;
+use crate::member::{Member, MemberConsumer};
 use crate::reader::{self, BROKER_TIMEOUT, Borders};
 
 /// How long a partition may take to start after its assignment: others are stopped first.
@@ -75,7 +76,10 @@ pub(crate) fn seek(
     for partition in &partitions {
         units.add_partition(&lease.topic, *partition);
     }
-    consumer.pause(&units).map_err(classify)?;
+    {
+        let _held = lease.steer().ok_or_else(|| revoked(&lease.topic))?;
+        consumer.pause(&units).map_err(classify)?;
+    }
     let committed = consumer.committed_offsets(units.clone(), BROKER_TIMEOUT).map_err(classify)?;
     let borders = reader::borders(consumer, &lease.topic, &partitions, trouble)?;
     let mut decisions = Vec::new();
@@ -84,7 +88,7 @@ pub(crate) fn seek(
         let cursor = after.get(partition);
         decisions.push(decide(cursor, committed, (&lease.topic, *partition, borders), of)?);
     }
-    start(consumer, lease, decisions).map_err(classify)
+    start(consumer, lease, decisions)
 }
 
 fn committed_of(
@@ -148,26 +152,33 @@ fn start(
     consumer: &Arc<MemberConsumer>,
     lease: &Arc<Lease>,
     decisions: Vec<Decision>,
-) -> Result<Sought, KafkaError> {
+) -> Result<Sought> {
     let topic = &lease.topic;
+    let trouble = &consumer.context().trouble;
+    let classify = |e: KafkaError| error::classify(format!("seek in topic {topic}"), e, trouble);
     let mut targets = TopicPartitionList::new();
     for Decision { start, .. } in &decisions {
         let from = start.check.map_or(start.next, |LastRecord { offset, .. }| offset);
-        targets.add_partition_offset(topic, start.partition, Offset::Offset(from))?;
+        let from = Offset::Offset(from);
+        targets.add_partition_offset(topic, start.partition, from).map_err(classify)?;
     }
-    let sought = seek_started(consumer, topic, &targets)?;
-    let trouble = &consumer.context().trouble;
+    let (held, sought) = seek_started(consumer, lease, &targets)?;
+    // They are dropped before `held`: that takes the callbacks away, and must not be a successor's.
     let mut feeds = Vec::new();
     for Decision { start, .. } in &decisions {
         // A partition that was sought is started, so nothing joins its queue to another now.
         let queue = consumer.split_partition_queue(topic, start.partition);
-        let mut queue = queue.ok_or(KafkaError::NoMessageReceived)?;
+        let mut queue = queue.ok_or(KafkaError::NoMessageReceived).map_err(classify)?;
         let woken = Arc::clone(lease);
         queue.set_nonempty_callback(move || woken.wake.notify_one());
         let stats = lease.units.get(&start.partition).map(Arc::clone).unwrap_or_default();
         feeds.push(Feed::new((topic, start), queue, stats, trouble.clone()));
     }
-    consumer.resume(&sought)?;
+    consumer.resume(&sought).map_err(classify)?;
+    if !lease.is_live() {
+        return Err(revoked(topic));
+    }
+    drop(held);
     wake(consumer, topic, &decisions);
     Ok(Sought {
         feeds,
@@ -186,26 +197,38 @@ fn wake(consumer: &Arc<MemberConsumer>, topic: &str, decisions: &[Decision]) {
     }
 }
 
-/// Seeks in partitions that were assigned, and may not have been started yet.
-fn seek_started(
+/// Seeks in partitions that were assigned, and may not have been started yet. Nobody else may
+/// steer them until the guard is dropped.
+fn seek_started<'lease>(
     consumer: &Arc<MemberConsumer>,
-    topic: &str,
+    lease: &'lease Lease,
     targets: &TopicPartitionList,
-) -> Result<TopicPartitionList, KafkaError> {
+) -> Result<(MutexGuard<'lease, ()>, TopicPartitionList)> {
+    let topic = &lease.topic;
+    let Member { leases, trouble } = consumer.context().as_ref();
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
-        let sought = consumer.seek_partitions(targets.clone(), BROKER_TIMEOUT)?;
+        let held = lease.steer().ok_or_else(|| revoked(topic))?;
+        let sought = consumer
+            .seek_partitions(targets.clone(), BROKER_TIMEOUT)
+            .map_err(|e| error::classify(format!("seek in topic {topic}"), e, trouble))?;
         let Some(e) = sought.elements().iter().find_map(|unit| unit.error().err()) else {
-            return Ok(sought);
+            return Ok((held, sought));
         };
-        if Instant::now() > deadline {
+        drop(held);
+        // What was revoked cannot be sought, and that is no reason to leave the group.
+        if Instant::now() > deadline && lease.is_live() {
             // Its fetching was stopped by an error: only a new member can start it again.
-            let cause = error::transient(format!("seek in topic {topic}"), e.to_string());
-            consumer.context().leases.fail(cause);
-            return Err(e);
+            leases.fail(error::transient(format!("seek in topic {topic}"), e.to_string()));
+            return Err(error::classify(format!("seek in topic {topic}"), e, trouble));
         }
         std::thread::sleep(START_POLL);
     }
+}
+
+/// The lease has ended; its source comes to its end, and nobody is told of this.
+fn revoked(topic: &str) -> Error {
+    error::transient(format!("seek in topic {topic}"), "its partitions were revoked")
 }
 
 fn newer_format(name: &str, format: u16) -> Error {
@@ -223,6 +246,8 @@ mod tests {
     use anabranch_core::{Epoch, ErrorKind, Lsn, Version};
 
     use super::*;
+    use crate::context::Trouble;
+    use crate::lease::Leases;
 
     const OF: Of = Of { log: Uuid::from_u128(7), generation: 1 };
     const BORDERS: Borders = Borders { start: 10, end: 100 };
@@ -273,5 +298,40 @@ mod tests {
         let held = UnitCursor { format: CURSOR_FORMAT + 1, ..cursor(50, 0) };
         let error = decide(Some(&held), None, ("t", 0, BORDERS), OF).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
+    }
+
+    /// A member that is assigned nothing, and knows no broker: no seek succeeds.
+    fn lonely() -> Arc<MemberConsumer> {
+        let leases = Arc::new(Leases::default());
+        leases.add(&[("t".to_owned(), 0)]);
+        let mut client = rdkafka::ClientConfig::new();
+        client.set("group.id", "g");
+        let member = Member { leases, trouble: Trouble::default() };
+        Arc::new(client.create_with_context(member).unwrap())
+    }
+
+    #[test]
+    fn a_revocation_during_a_seek_does_not_end_the_membership() {
+        let consumer = lonely();
+        let leases = &consumer.context().leases;
+        let lease = leases.of("t").unwrap();
+        let sought = std::thread::scope(|scope| {
+            let seeking =
+                scope.spawn(|| start(&consumer, &lease, vec![decided(Some(&cursor(50, 0)), None)]));
+            leases.remove(&[("t".to_owned(), 0)]);
+            seeking.join().unwrap()
+        });
+        let error = sought.unwrap_err();
+        assert!(error.report().contains("revoked"), "{error:?}");
+        assert!(leases.take_failure().is_none());
+    }
+
+    #[test]
+    fn a_partition_that_never_starts_ends_the_membership() {
+        let consumer = lonely();
+        let leases = &consumer.context().leases;
+        let lease = leases.of("t").unwrap();
+        start(&consumer, &lease, vec![decided(Some(&cursor(50, 0)), None)]).unwrap_err();
+        assert!(leases.take_failure().is_some());
     }
 }
