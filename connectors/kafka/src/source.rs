@@ -125,6 +125,8 @@ impl TopicSource {
         self.cursor = sought.cursor;
         self.reset_to = sought.reset_to.into_iter().collect();
         self.announce = sought.is_reset;
+        // A batch that failed half-way has left rows in them.
+        self.decoders.clear();
         self.stalled = None;
         self.since = None;
         self.markers_at = Instant::now() + MARKERS_INTERVAL;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_core::{ErrorKind, Sink as _, Source as _};
+use anabranch_core::{CURSOR_FORMAT, ErrorKind, Sink as _, Source as _, UnitCursor};
 use anabranch_kafka::Limits;
 use rdkafka::Offset;
 use uuid::Uuid;
@@ -293,10 +293,10 @@ async fn a_store_that_holds_everything_outlives_its_history() {
 }
 
 /// What somebody else writes to partition 0 of a topic; returns its offset.
-async fn intrude(log: &Log, topic: &str, value: &[u8]) -> i64 {
+async fn intrude(log: &Log, topic: &str, key: &[u8], value: &[u8]) -> i64 {
     use rdkafka::producer::{FutureProducer, FutureRecord};
     let producer: FutureProducer = log.client().create().unwrap();
-    let record = FutureRecord::to(topic).partition(0).key(&[0, 0, 0, 0, 1, 2]).payload(value);
+    let record = FutureRecord::to(topic).partition(0).key(key).payload(value);
     producer.send(record, PATIENCE).await.unwrap().offset
 }
 
@@ -307,7 +307,7 @@ async fn records_of_others_are_named() {
     let mut group = log.join(quick()).await;
     let mut source = assigned(&mut group).await;
     source.seek(store.cursor.clone()).await.unwrap();
-    let offset = intrude(&log, &topic, b"not Avro").await;
+    let offset = intrude(&log, &topic, &[0, 0, 0, 0, 1, 2], b"not Avro").await;
     let error = source.next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected, "{error:?}");
     assert!(error.report().contains(&format!("{topic}[0]@{offset}")), "{error:?}");
@@ -316,8 +316,49 @@ async fn records_of_others_are_named() {
     cursor.get_mut(&0).unwrap().next = offset + 1;
     cursor.get_mut(&0).unwrap().last = None;
     source.seek(Some(cursor)).await.unwrap();
-    intrude(&log, &topic, &[0, 0x7F, 0, 0, 0, 1]).await;
+    intrude(&log, &topic, &[0, 0, 0, 0, 1, 2], &[0, 0x7F, 0, 0, 0, 1]).await;
     let error = source.next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     assert!(error.report().contains("ALERT"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_batch_that_failed_leaves_nothing_to_the_next() {
+    let log = Log::new();
+    let (mut fake, mut sink) = log.begun().await;
+    for _ in 0..2 {
+        let rows: Vec<(i32, Option<&str>)> = (0..40).map(|id| (id, Some("x"))).collect();
+        let (batch, upto) = fake.transaction(&rows);
+        sink.apply(&batch, &upto).await.unwrap();
+    }
+    // An older record with a key that is none: found only while the batch is made.
+    let topic = log.names().topic(&fake.table);
+    let (first, others): (Vec<_>, Vec<_>) =
+        log.read(&topic).into_iter().partition(|seen| seen.partition == 0);
+    let offset = intrude(&log, &topic, &[0, 0, 0, 0, 1], &first[0].value).await;
+    // Long enough for all of it to come into one batch.
+    let mut group = log.join(Limits { wait: Duration::from_secs(3), ..Limits::default() }).await;
+    let mut source = assigned(&mut group).await;
+    source.seek(None).await.unwrap();
+    let error = source.next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error:?}");
+    assert!(error.report().contains(&format!("{topic}[0]@{offset}")), "{error:?}");
+
+    let unit = UnitCursor {
+        format: CURSOR_FORMAT,
+        log: fake.log,
+        generation: 1,
+        resets: 0,
+        next: offset + 1,
+        last: None,
+    };
+    source.seek(Some([(0, unit)].into())).await.unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < others.len() {
+        let (batch, _) = source.next().await.unwrap().unwrap();
+        for meta in &batch.meta {
+            assert_ne!(meta.partition, 0, "a row of the batch that failed");
+            assert!(seen.insert((meta.key.clone(), meta.version)), "twice");
+        }
+    }
 }
