@@ -13,7 +13,7 @@
 mod lookup;
 mod visibility;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) rows: usize,
     pub(crate) values: usize,
     pub(crate) bytes: usize,
+    /// Events that say of a value only that it is unchanged, since its type is not what it was.
+    pub(crate) marked: usize,
 }
 
 /// A row to look up.
@@ -74,6 +76,8 @@ pub(crate) enum Found {
     Row(HashMap<i16, Current>),
     /// The row is gone, or its table is.
     Gone,
+    /// Its key has another type now, so it cannot be found.
+    KeyChanged,
 }
 
 /// Rows by table and encoded key, so that one that changed often is looked up once.
@@ -96,10 +100,21 @@ impl Reread {
         let found = self.read(client, &wanted, &xids).await?;
         self.seen = self.seen.max(wait_for_flush(client).await?);
         let mut outcome = Outcome { rows: wanted.len(), ..Outcome::default() };
+        let mut marked: BTreeMap<String, usize> = BTreeMap::new();
         for draft in drafts {
-            if let Some(missing) = draft.missing.take() {
-                self.complete(draft, &missing, &found, &mut outcome)?;
+            if let Some(missing) = draft.missing.take()
+                && self.complete(draft, &missing, &found, &mut outcome)?
+            {
+                *marked.entry(missing.relation.table.full_name()).or_default() += 1;
             }
+        }
+        for (table, events) in marked {
+            tracing::warn!(
+                table,
+                events,
+                "a column changed its type: unchanged values are left out"
+            );
+            outcome.marked += events;
         }
         Ok(outcome)
     }
@@ -151,25 +166,31 @@ impl Reread {
         Ok(())
     }
 
+    /// Fills in one draft; `true` if a value stays out because its type, or the key's, is not what
+    /// it was.
     fn complete(
         &mut self,
         draft: &mut Draft,
         missing: &Missing,
         found: &FoundRows,
         outcome: &mut Outcome,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let relation = &missing.relation;
         let Change::Row { key, after, unchanged, .. } = &mut draft.event.change else {
-            return Ok(());
+            return Ok(false);
         };
         let row = match found.get(&(relation.table.oid, key.clone())) {
-            Some(Found::Row(row)) => Some(row),
-            Some(Found::Gone) | None => None,
+            Some(Found::Row(row)) => Ok(row),
+            Some(Found::KeyChanged) => Err(true),
+            Some(Found::Gone) | None => Err(false),
         };
-        let current = |place: usize| {
+        let now = |place: usize| {
             let attnum = relation.table.columns.get(place)?.attnum;
-            row?.get(&attnum).filter(|current| **current != Current::TypeChanged)
+            row.ok()?.get(&attnum)
         };
+        let changed = |place: &usize| now(*place) == Some(&Current::TypeChanged);
+        let marked = row == Err(true) || missing.places.iter().any(changed);
+        let current = |place| now(place).filter(|current| **current != Current::TypeChanged);
         for place in &missing.places {
             match current(*place) {
                 Some(Current::Value(value)) => {
@@ -193,7 +214,7 @@ impl Reread {
         let row = self.writer.row(&relation.layout, values.iter().copied());
         let value = |place: usize| values.get(place).copied();
         *after = Some(row.map_err(|bad| bad.error(&relation.table, value))?);
-        Ok(())
+        Ok(marked)
     }
 }
 

@@ -17,6 +17,7 @@ pub struct SourceStats {
     transactions: AtomicU64,
     rows: AtomicU64,
     rereads: AtomicU64,
+    marked: AtomicU64,
     snapshot_rows: AtomicU64,
 }
 
@@ -31,6 +32,7 @@ impl Default for SourceStats {
             transactions: AtomicU64::default(),
             rows: AtomicU64::default(),
             rereads: AtomicU64::default(),
+            marked: AtomicU64::default(),
             snapshot_rows: AtomicU64::default(),
         }
     }
@@ -81,6 +83,12 @@ impl SourceStats {
         self.rereads.load(Ordering::Relaxed)
     }
 
+    /// Events that leave an unchanged value out because its type, or the key's, has changed since.
+    #[must_use]
+    pub fn marked(&self) -> u64 {
+        self.marked.load(Ordering::Relaxed)
+    }
+
     /// Rows copied by the initial snapshot.
     #[must_use]
     pub fn snapshot_rows(&self) -> u64 {
@@ -109,8 +117,9 @@ impl SourceStats {
         add(&self.rows, rows);
     }
 
-    pub(crate) fn reread(&self, rows: usize) {
+    pub(crate) fn reread(&self, rows: usize, marked: usize) {
         add(&self.rereads, rows);
+        add(&self.marked, marked);
     }
 
     pub(crate) fn copied(&self, rows: usize) {

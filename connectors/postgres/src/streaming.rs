@@ -174,7 +174,7 @@ impl Streaming {
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
         let mut batch = self.builder.take(&mut self.assembler);
         let outcome = self.reread.fill(&self.session, &mut batch.drafts).await?;
-        self.stats.reread(outcome.rows);
+        self.stats.reread(outcome.rows, outcome.marked);
         self.builder.learn(outcome.bytes, outcome.values);
         permit.send(Ok(batch.complete(self.reread.seen)));
         self.handed_over = Instant::now();

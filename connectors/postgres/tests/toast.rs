@@ -176,6 +176,7 @@ async fn a_value_of_another_type_by_then_is_marked() {
     let mut follower = Follower::start(&database, replica).await;
     follower.catch_up(&database).await;
     assert_eq!(unchanged(&follower.replica), [["extra".to_owned()]]);
+    assert_eq!(follower.source.stats().marked(), 1);
     drop(follower);
     database.drop().await;
 }

@@ -93,10 +93,9 @@ pub(super) async fn look_up(
         for chunk in rows.chunks(KEYS_MAX) {
             let wanted: Vec<&Wanted> = chunk.iter().map(|(_, wanted)| *wanted).collect();
             let Some(query) = Query::new(*oid, name, &wanted, &columns) else {
-                tracing::warn!(
-                    table = name,
-                    "the key changed its type: unchanged values are left out"
-                );
+                let changed =
+                    |(key, _): &(&(u32, Bytes), &Wanted)| ((*key).clone(), Found::KeyChanged);
+                found.extend(chunk.iter().map(changed));
                 continue;
             };
             for (place, row) in query.run(client).await? {
@@ -155,10 +154,7 @@ impl Query {
                     write!(select, ", t.{}", escape_identifier(&now.name)).ok()?;
                     attnums.push(*attnum);
                 }
-                Some(_) => {
-                    tracing::warn!(table, attnum, "a column changed its type: it is left out");
-                    others.insert(*attnum, Current::TypeChanged);
-                }
+                Some(_) => drop(others.insert(*attnum, Current::TypeChanged)),
             }
         }
         let sql = format!(
