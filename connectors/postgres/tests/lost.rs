@@ -163,3 +163,28 @@ async fn a_slot_in_use_is_not_torn_down() {
     drop(follower);
     database.drop().await;
 }
+
+#[tokio::test]
+async fn a_slot_that_moved_while_another_instance_read_is_not_lost() {
+    let (database, replica) = followed().await;
+    let mut old = Replica::default();
+    (old.cursor, old.tables) = (replica.cursor.clone(), replica.tables.clone());
+    let old_lsn = replica.cursor.as_ref().unwrap().confirm;
+    let mut first = Follower::start(&database, replica).await;
+    database.run("insert into t values (2)").await;
+    first.catch_up(&database).await;
+    let moved = format!("select confirmed_flush_lsn > '{old_lsn}' {}", from_slot(&database));
+    database.wait_for(&moved).await;
+    // Only its lock goes; what reads the slot stays.
+    let kill_lock = "select pg_terminate_backend(pid) from pg_locks
+        where locktype = 'advisory' and pid <> pg_backend_pid()
+        and database = (select oid from pg_database where datname = current_database())";
+    database.run(kill_lock).await;
+    let error = refused(&database, old).await;
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    let mut second = Follower::start(&database, first.kill()).await;
+    second.catch_up(&database).await;
+    assert_eq!(second.replica.present(), truth(&database).await);
+    drop(second);
+    database.drop().await;
+}
