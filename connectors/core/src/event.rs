@@ -38,6 +38,11 @@ pub struct Event {
 /// cannot bring it back. (With one, the simulation's seed 2212 did.)
 pub const TRUNCATE_PARTS: u8 = 2;
 
+/// The highest part that rows begin by themselves; those above are kept for TRUNCATEs.
+///
+/// From here on a part has no bound, so its rows may be cut into several batches.
+pub const ROW_PART_MAX: u8 = 239;
+
 /// What is known of a transaction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Transaction {

@@ -32,7 +32,7 @@ pub use assignment::Assignment;
 pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
 pub use cursor::{CURSOR_FORMAT, LastRecord, Phase, SourceCursor, Split, StoreCursor, UnitCursor};
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Change, Event, LogBatch, Op, TRUNCATE_PARTS, Transaction};
+pub use event::{Change, Event, LogBatch, Op, ROW_PART_MAX, TRUNCATE_PARTS, Transaction};
 pub use finding::{Finding, Level};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};

@@ -9,9 +9,14 @@
 //! inside of one could bring a key to a store twice with one version. The rows of a snapshot also
 //! share a version, but have each key once; and a TRUNCATE ends what came before it: both stand
 //! alone. Kafka's transactions hold whole groups, so a partition never ends inside of one.
+//!
+//! The exception is a part from [`ROW_PART_MAX`] on, which has no bound: it is cut where it fills a
+//! batch, and may be in several of Kafka's transactions. Its changes still come in order, but two of
+//! one key may tie, so there a late write of the earlier one could win.
 
 use std::collections::VecDeque;
 
+use anabranch_core::ROW_PART_MAX;
 use anabranch_core::avro::read::{Header, Kind};
 use bytes::Bytes;
 
@@ -92,6 +97,15 @@ impl Buffer {
     /// The partition has no more records for now, so the last group is whole.
     pub(crate) fn end(&mut self) {
         self.close();
+    }
+
+    /// Ends the open group if it fills a batch of size `limit`, and is of a part without a bound.
+    pub(crate) fn cut(&mut self, limit: Size) {
+        let is_full = self.open.rows >= limit.rows || self.open.bytes >= limit.bytes;
+        let unbounded = |last: &Record| last.header.part >= ROW_PART_MAX;
+        if is_full && self.records.back().is_some_and(unbounded) {
+            self.close();
+        }
     }
 
     fn close(&mut self) {
@@ -185,6 +199,23 @@ mod tests {
         buffer.push(Record { value_schema_id: 2, ..record(2, 64, 1) });
         buffer.end();
         assert_eq!(groups(&mut buffer), [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn only_a_part_without_a_bound_is_cut() {
+        let limit = Size { rows: 2, bytes: 1_000 };
+        for (part, whole) in [(ROW_PART_MAX - 1, 0), (ROW_PART_MAX, 4), (u8::MAX, 4)] {
+            let mut buffer = Buffer::default();
+            for offset in 0..5 {
+                buffer.push(record(offset, 64, part));
+                buffer.cut(limit);
+            }
+            assert_eq!(buffer.whole().rows, whole, "part {part}");
+        }
+        let mut buffer = Buffer::default();
+        buffer.push(record(0, 64, ROW_PART_MAX));
+        buffer.cut(Size { rows: 9, bytes: 10 });
+        assert_eq!(groups(&mut buffer), [[0]], "bytes count too");
     }
 
     #[test]

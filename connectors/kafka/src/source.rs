@@ -197,13 +197,17 @@ impl TopicSource {
         self.since.get_or_insert_with(Instant::now);
         let decoder = self.decoders.get(&raw.value_schema_id);
         match (self.feeds.get_mut(place), decoder) {
-            (Some(feed), Some(decoder)) => feed.push(raw, decoder),
+            (Some(feed), Some(decoder)) => {
+                feed.push(raw, decoder)?;
+                feed.buffer.cut(Size { rows: self.limits.rows, bytes: self.limits.bytes });
+                Ok(())
+            }
             (None, _) | (_, None) => Ok(()),
         }
     }
 
     /// Whether more may be buffered: until the next batch is full. A group that is not whole does
-    /// not count, for without its rest nothing could go on.
+    /// not count, for without its rest nothing could go on; [`crate::buffer`] bounds it.
     fn has_room(&self) -> bool {
         let whole = self.whole();
         whole.rows < self.limits.rows && whole.bytes < self.limits.bytes

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::TRUNCATE_PARTS;
+use anabranch_core::{ROW_PART_MAX, TRUNCATE_PARTS};
 
 /// Rows of a table after which its next part begins.
 const ROWS_PER_PART: u32 = 65_536;
-/// The highest part that rows and splits begin by themselves: the rest is kept for TRUNCATEs.
-const ROW_PART_MAX: u8 = 239;
 
 /// For each table of the transaction, the part that its next row is in.
 #[derive(Debug, Default)]
