@@ -32,7 +32,7 @@ pub(crate) async fn run(scene: &Scene, log: &str, store: Store) -> Result<Outcom
     let config = scene.store(store)?;
     // A backlog fills batches; the wait of a Delta table would only be added at the end.
     let (kafka, limits) = (scene.kafka(log), Limits::default());
-    let mut group = Group::join(&kafka, store.name(), GENERATION, limits).await?;
+    let mut group = Group::join(&kafka, store.name(), GENERATION, limits, None).await?;
     let stats = group.stats();
     let mut source = assigned(&mut group).await?;
     let meter = Meter::start(scene.server_pid(store.name()))?;

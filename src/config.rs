@@ -126,8 +126,21 @@ impl Config {
             Some(key) => Err(wrong(format!("read {name}: unknown key `{key}`")).with_help(
                 "there are [source], [kafka], [registry], [sinks.NAME], [control] and [admin]",
             )),
-            None => config.source.validate().map(|()| config),
+            None => config.validate().map(|()| config),
         }
+    }
+
+    /// What no single table of the file can tell.
+    fn validate(&self) -> Result<()> {
+        self.source.validate()?;
+        for (name, sink) in &self.sinks {
+            let unknown = |table: &&String| !self.source.tables.contains(table);
+            if let Some(table) = sink.tables.iter().flatten().find(unknown) {
+                return Err(wrong(format!("follow table {table} in [sinks.{name}]"))
+                    .with_help("name it in [source] tables first, as \"schema.table\""));
+            }
+        }
+        Ok(())
     }
 
     /// The database of the control schema.
@@ -276,6 +289,13 @@ mod tests {
             (GOOD.replace("[registry]", "[regstry]"), "[registry]"),
             (format!("{GOOD}\n[sorce]\n"), "sorce"),
             (GOOD.replace("[sinks.lake]", "[sinks.\"a b\"]"), "a b"),
+            (
+                GOOD.replace(
+                    "9200\"\n        tables = [\"public.orders",
+                    "9200\"\n        tables = [\"public.x",
+                ),
+                "public.x",
+            ),
         ];
         for (text, wanted) in cases {
             let error = parse(&text).unwrap_err();

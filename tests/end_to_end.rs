@@ -237,6 +237,23 @@ async fn an_added_column_arrives() {
     world.stop().await;
 }
 
+/// A sink that names its tables follows those alone.
+#[tokio::test]
+async fn a_sink_follows_the_tables_it_names() {
+    let _turn = services::shared().await;
+    let schema = "CREATE TABLE one (id int PRIMARY KEY); CREATE TABLE two (id int PRIMARY KEY);
+                  INSERT INTO one VALUES (1); INSERT INTO two VALUES (2)";
+    let mut world = World::new(schema, &["public.one", "public.two"]).await;
+    world.toml =
+        world.toml.replace("kind = \"redis\"", "kind = \"redis\"\ntables = [\"public.two\"]");
+    world.start();
+    world.wait_equal_in(&["search", "lake"]).await;
+    world.tables = vec!["public.two".to_owned()];
+    world.wait_equal().await;
+    assert!(stores::rows(&world, "cache", "public.one").await.unwrap().is_empty());
+    world.stop().await;
+}
+
 /// Idle beside a busy neighbour: the slot follows, nothing is written to the source, and a
 /// restart sees no gap.
 #[tokio::test]

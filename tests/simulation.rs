@@ -144,6 +144,10 @@ impl World {
         };
         match outcome {
             None => self.crashes += 1,
+            // Who stops in good order has said everything that became durable.
+            Some(Ok(())) if to_log => {
+                assert_eq!(self.source.confirmed(), log.confirm(), "seed {seed}: receipts");
+            }
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 assert_eq!(error.kind(), ErrorKind::Transient, "seed {seed}: {error:?}");

@@ -88,7 +88,8 @@ async fn member(
     report: Report<'_>,
 ) -> Result<()> {
     let limits = worker::limits(&config.store);
-    let joining = Group::join(&context.config.kafka, name, GENERATION, limits);
+    let joining =
+        Group::join(&context.config.kafka, name, GENERATION, limits, config.tables.clone());
     let mut group = tokio::select! {
         biased;
         () = context.stop.cancelled() => return Ok(()),

@@ -14,6 +14,8 @@ use crate::{KafkaConfig, error, progress};
 #[derive(Debug)]
 pub(crate) struct Catalog {
     config: KafkaConfig,
+    /// The tables to look at, as `schema.table`; all if `None`.
+    wanted: Option<Vec<String>>,
     pub(crate) log: Uuid,
     known: Mutex<Known>,
 }
@@ -29,7 +31,7 @@ struct Known {
 
 impl Catalog {
     /// Reads both. A log that nobody has written to yet is a transient error.
-    pub(crate) fn read(config: &KafkaConfig) -> Result<Self> {
+    pub(crate) fn read(config: &KafkaConfig, wanted: Option<Vec<String>>) -> Result<Self> {
         let progress = progress::read(config)?;
         let Some(position) = progress.position else {
             return Err(error::transient(
@@ -39,7 +41,7 @@ impl Catalog {
         };
         let (tables, end) = (progress.tables, progress.schemas_end);
         let known = Known { tables, end, is_replaced: false };
-        Ok(Self { config: config.clone(), log: position.log, known: Mutex::new(known) })
+        Ok(Self { config: config.clone(), wanted, log: position.log, known: Mutex::new(known) })
     }
 
     /// Reads the tables again, to the end of the topic, and whether it still is the same log.
@@ -70,10 +72,14 @@ impl Catalog {
         self.known().end
     }
 
-    /// The newest version of every table of this log.
+    /// The newest version of every wanted table of this log.
     pub(crate) fn all(&self) -> Vec<Arc<SchemaRecord>> {
-        let of_this_log = |record: &&Arc<SchemaRecord>| record.log == self.log;
-        self.known().tables.all().filter(of_this_log).map(Arc::clone).collect()
+        let is_wanted = |record: &SchemaRecord| {
+            let name = record.table.full_name();
+            self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&name))
+        };
+        let hit = |record: &&Arc<SchemaRecord>| record.log == self.log && is_wanted(record);
+        self.known().tables.all().filter(hit).map(Arc::clone).collect()
     }
 
     /// The newest version of the table in `topic`.

@@ -79,7 +79,8 @@ pub enum GroupEvent {
 }
 
 impl Group {
-    /// Joins the group of `sink` in this generation, from 1, for all tables of the log.
+    /// Joins the group of `sink` in this generation, from 1, for these tables of the log (as
+    /// `schema.table`), or all.
     ///
     /// # Errors
     ///
@@ -90,9 +91,10 @@ impl Group {
         sink: &str,
         generation: u32,
         limits: Limits,
+        tables: Option<Vec<String>>,
     ) -> Result<Self> {
         let config = kafka.clone();
-        let catalog = Arc::new(crate::blocking(move || Catalog::read(&config)).await?);
+        let catalog = Arc::new(crate::blocking(move || Catalog::read(&config, tables)).await?);
         let leases = Arc::new(Leases::default());
         let trouble = Trouble::default();
         let member = Member { leases: Arc::clone(&leases), trouble: trouble.clone() };

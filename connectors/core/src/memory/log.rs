@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Fault, Faults, lock, transient};
 use crate::resume::Committed;
-use crate::{Change, LogBatch, Position, Result, Sink, SourceCursor, Version};
+use crate::{Change, LogBatch, Lsn, Position, Result, Sink, SourceCursor, Version};
 
 /// A log in memory; clones share it.
 #[derive(Clone, Debug)]
@@ -52,6 +52,12 @@ impl MemoryLog {
     #[must_use]
     pub fn id(&self) -> Option<Uuid> {
         lock(&self.0).cursor.as_ref().map(|cursor| cursor.log)
+    }
+
+    /// The LSN that its position record lets the source forget; 0 without one.
+    #[must_use]
+    pub fn confirm(&self) -> Lsn {
+        lock(&self.0).cursor.as_ref().map_or(Lsn(0), |cursor| cursor.confirm)
     }
 
     /// The records of each partition.

@@ -10,7 +10,7 @@ use crate::support::{Fake, Log, PATIENCE, Store, assigned, eventually, table};
 #[tokio::test]
 async fn a_log_that_nobody_writes_yet_is_waited_for() {
     let log = Log::new();
-    let error = Group::join(&log.kafka, "search", 1, Limits::default()).await.unwrap_err();
+    let error = Group::join(&log.kafka, "search", 1, Limits::default(), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
 }
 
@@ -169,7 +169,7 @@ async fn a_broker_that_is_not_there_is_transient() {
     let mut log = Log::new();
     let real = std::mem::replace(&mut log.kafka.brokers, "127.0.0.1:1".to_owned());
     log.kafka.options.insert("socket.timeout.ms".to_owned(), "1000".to_owned().into());
-    let joined = Group::join(&log.kafka, "search", 1, Limits::default()).await;
+    let joined = Group::join(&log.kafka, "search", 1, Limits::default(), None).await;
     let opened = LogSink::open(&log.kafka, &log.registry, "shop").unwrap().cursor().await;
     log.kafka.brokers = real;
     assert_eq!(joined.unwrap_err().kind(), ErrorKind::Transient);

@@ -368,7 +368,7 @@ impl Log {
     }
 
     pub(crate) async fn join(&self, limits: Limits) -> Group {
-        Group::join(&self.kafka, "search", 1, limits).await.unwrap()
+        Group::join(&self.kafka, "search", 1, limits, None).await.unwrap()
     }
 
     /// Sets the group's offsets, as Kafka's own tool does: without metadata, and only while the
