@@ -47,7 +47,7 @@ pub(crate) fn read_position(reader: &Reader, names: &Names) -> Result<Option<Sou
     let mut last: Option<Vec<u8>> = None;
     let tail = (borders.end - TAIL_OFFSETS).max(borders.start);
     for from in [tail, borders.start] {
-        reader.read(&topic, from, |record| {
+        reader.read(&topic, (from, borders.end), |record| {
             if record.key() == Some(POSITION_KEY.as_bytes()) {
                 last = record.payload().map(<[u8]>::to_vec);
             }
@@ -65,7 +65,7 @@ pub(crate) fn read_tables(reader: &Reader, names: &Names) -> Result<(Tables, i64
     let topic = names.schemas();
     let mut tables = Tables::default();
     let Some(borders) = single_partition(reader, &topic)? else { return Ok((tables, 0)) };
-    reader.read(&topic, borders.start, |record| {
+    reader.read(&topic, (borders.start, borders.end), |record| {
         if let Some(value) = record.payload() {
             tables.add(SchemaRecord::parse(value)?);
         }

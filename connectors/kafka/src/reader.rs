@@ -8,7 +8,7 @@ use anabranch_core::{ErrorKind, Result};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::context::{Quiet, Trouble};
@@ -49,11 +49,13 @@ impl Reader {
         partitions(&self.consumer, topic, &self.trouble)
     }
 
-    /// Hands every record of partition 0 of `topic`, from offset `from` on, to `visit`.
+    /// Hands every record of partition 0 of `topic`, from offset `from` up to `end`, to `visit`.
+    ///
+    /// The end is the caller's: while somebody writes all the time, the partition has none.
     pub(crate) fn read(
         &self,
         topic: &str,
-        from: i64,
+        (from, end): (i64, i64),
         mut visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<()> {
         let action = || format!("read topic {topic}");
@@ -67,11 +69,14 @@ impl Reader {
         while Instant::now() < deadline {
             match self.consumer.poll(POLL) {
                 None => {}
+                Some(Ok(record)) if record.offset() >= end => {
+                    return self.consumer.unassign().map_err(classify);
+                }
                 Some(Ok(record)) => {
                     visit(&record)?;
                     deadline = Instant::now() + BROKER_TIMEOUT;
                 }
-                Some(Err(end)) if error::is_partition_end(&end) => {
+                Some(Err(e)) if error::is_partition_end(&e) => {
                     return self.consumer.unassign().map_err(classify);
                 }
                 Some(Err(e)) if error::kind(&e) != ErrorKind::Transient => return Err(classify(e)),
