@@ -3,11 +3,13 @@
 //! Each function is one attempt: it opens what it needs, runs the loop until it is told to stop
 //! or something fails, and leaves trying again to the supervisor.
 
-use anabranch_core::{Batch, Error, ErrorKind, Result, Sink, StoreCursor, UnitCursor};
+use anabranch_core::{
+    Batch, Error, ErrorKind, Finding, Level, Result, Sink, StoreCursor, UnitCursor,
+};
 use anabranch_delta::DeltaSink;
 use anabranch_elasticsearch::ElasticsearchSink;
 use anabranch_kafka::{Limits, LogSink, TopicSource};
-use anabranch_postgres::PostgresSource;
+use anabranch_postgres::{PostgresConfig, PostgresSource};
 use anabranch_redis::RedisSink;
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +35,28 @@ pub async fn run_source(
     let database = config.source.database()?;
     let mut source = PostgresSource::open(config.source.clone()).await?;
     status.set_source_stats(source.stats());
+    if anabranch_kafka::admin::read_position(&config.kafka).await?.is_none() {
+        first_look(&config.source).await?;
+    }
     let mut log = LogSink::open(&config.kafka, &config.registry, &database)?;
     // Schema versions are counted in the log, so the source must hear of them before it reads.
     log.cursor().await?;
     source.know(log.tables().cloned());
     Box::pin(pipeline::run(&mut source, &mut log, stop, report)).await
+}
+
+/// Before anything is made for the first time: what `check` calls a blocker ends it here, so that
+/// nothing is left half made. What it says of a slot is for the source to judge.
+async fn first_look(source: &PostgresConfig) -> Result<()> {
+    let blocks =
+        |finding: &Finding| finding.level == Level::Blocker && !finding.subject.contains("slot");
+    match anabranch_postgres::check(source).await.into_iter().find(blocks) {
+        Some(Finding { subject, seen, help, .. }) => {
+            let error = Error::new(ErrorKind::Config, format!("begin with the {subject}"));
+            Err(error.with_source(seen).with_help(help))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Log → one table of one store.

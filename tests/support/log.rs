@@ -81,6 +81,19 @@ pub async fn read_topic(topic: &str) -> Vec<Record> {
     records
 }
 
+/// The topics whose names begin with `prefix`.
+pub async fn topics(prefix: &str) -> Vec<String> {
+    let prefix = prefix.to_owned();
+    let listed = tokio::task::spawn_blocking(move || {
+        let client = ClientConfig::new().set("bootstrap.servers", address("KAFKA")).clone();
+        let consumer: BaseConsumer = client.create().unwrap();
+        let metadata = consumer.fetch_metadata(None, POLL).unwrap();
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        names.filter(|name| name.starts_with(&prefix)).collect()
+    });
+    listed.await.unwrap()
+}
+
 type Raw = (Option<Vec<u8>>, Vec<u8>);
 
 fn read_raw(topic: &str) -> Vec<Raw> {
