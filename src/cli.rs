@@ -40,7 +40,11 @@ enum Command {
     /// Looks at everything the daemon needs, and says what to mend.
     Check,
     /// Shows how far each sink is behind, and what is parked.
-    Status,
+    Status {
+        /// Adds a line for each partition: its offset and lag.
+        #[arg(long)]
+        partitions: bool,
+    },
     /// Lets a sink stand still, outside its consumer group.
     Pause {
         /// The sink's name in the configuration.
@@ -100,7 +104,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Run { part } => Box::pin(run::run(config, part)).await?,
         Command::Check => return check::run(&config, json).await,
-        Command::Status => status::run(&config, json).await?,
+        Command::Status { partitions } => status::run(&config, json, partitions).await?,
         Command::Pause { sink } => requests::set_paused(&config, &sink, true).await?,
         Command::Resume { sink } => requests::set_paused(&config, &sink, false).await?,
         Command::Teardown { yes } => teardown::run(&config, yes).await?,

@@ -31,6 +31,8 @@ pub enum State {
     },
     /// It was told to stand still.
     Paused,
+    /// No daemon was there to ask.
+    Unknown,
     /// It cannot go on until somebody helps; `anabranch resume` tries again.
     Parked {
         /// What failed, and what helps.
@@ -150,6 +152,7 @@ impl State {
             Self::Running => "running",
             Self::Retrying { .. } => "retrying",
             Self::Paused => "paused",
+            Self::Unknown => "unknown",
             Self::Parked { .. } => "PARKED",
         }
     }
@@ -159,7 +162,7 @@ impl State {
     pub fn error(&self) -> Option<&str> {
         match self {
             Self::Retrying { error } | Self::Parked { error } => Some(error),
-            Self::Starting | Self::Running | Self::Paused => None,
+            Self::Starting | Self::Running | Self::Paused | Self::Unknown => None,
         }
     }
 }
@@ -250,7 +253,7 @@ impl SinkReport {
     /// A sink that no daemon was asked about.
     #[must_use]
     pub fn offline(units: Vec<UnitLag>, now_us: i64) -> Self {
-        let mut report = Self { state: State::Paused, tables: BTreeMap::new() };
+        let mut report = Self { state: State::Unknown, tables: BTreeMap::new() };
         report.add(units, now_us);
         report
     }

@@ -13,12 +13,16 @@ use crate::status::{Report, SinkReport};
 /// The daemon answers from memory.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(config: &Config, json: bool) -> Result<()> {
+pub(super) async fn run(config: &Config, json: bool, partitions: bool) -> Result<()> {
     let (report, note) = match daemon(config).await? {
         Some(report) => (report, ""),
         None => (offline(config).await?, "no daemon answers; this is what Kafka's groups say\n"),
     };
-    if json { print_json(&report) } else { print(&format!("{note}{report}")) }
+    match (json, partitions) {
+        (true, _) => print_json(&report),
+        (false, true) => print(&format!("{note}{report:#}")),
+        (false, false) => print(&format!("{note}{report}")),
+    }
 }
 
 /// What the daemon says; `None` if there is none.

@@ -1,4 +1,4 @@
-//! A [`Report`] as a table for a terminal.
+//! A [`Report`] as a table for a terminal; `{:#}` adds a line for each partition.
 
 use std::fmt;
 
@@ -39,6 +39,12 @@ fn sink_rows(f: &mut fmt::Formatter<'_>, name: &str, sink: &SinkReport) -> fmt::
         let cells = [name, topic, table.state.word(), &events.to_string(), &format!("{worst:.1}")];
         row(f, cells)?;
         error(f, &table.state)?;
+        let units = if f.alternate() { table.partitions.as_slice() } else { &[] };
+        for unit in units {
+            let place = format!("  [{}] offset {} of {}", unit.partition, unit.offset, unit.end);
+            let (events, seconds) = (unit.lag_events.to_string(), unit.lag_seconds);
+            row(f, ["", &place, "", &events, &format!("{seconds:.1}")])?;
+        }
     }
     Ok(())
 }
@@ -55,4 +61,35 @@ fn row(f: &mut fmt::Formatter<'_>, cells: [&str; 5]) -> fmt::Result {
 
 fn error(f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
     state.error().map_or(Ok(()), |error| writeln!(f, "    {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::status::PartitionReport;
+
+    #[test]
+    fn a_table_sums_its_partitions_and_a_parked_one_says_why() {
+        let unit = |partition, lag_events, lag_seconds| PartitionReport {
+            partition,
+            offset: 10,
+            end: 10 + lag_events,
+            lag_events,
+            lag_seconds,
+        };
+        let parked = State::Parked { error: "cannot write row 7".to_owned() };
+        let table =
+            TableReport { state: parked, partitions: vec![unit(0, 3, 0.5), unit(1, 4, 2.0)] };
+        let tables = BTreeMap::from([("p.public.t".to_owned(), table)]);
+        let sink = SinkReport { state: State::Running, tables };
+        let report = Report { source: None, sinks: BTreeMap::from([("cache".to_owned(), sink)]) };
+        assert!(!report.is_healthy());
+        let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let brief = words(report.to_string());
+        assert!(brief.contains("cache p.public.t PARKED 7 2.0 cannot write row 7"), "{brief}");
+        let long = words(format!("{report:#}"));
+        assert!(long.contains("[1] offset 10 of 14 4 2.0"), "{long}");
+    }
 }

@@ -38,8 +38,8 @@ pub(super) async fn keep(
 ) -> Result<()> {
     let mut backoff = BACKOFF_MIN;
     let report = |error: Option<&Error>| note(context, &part, error);
+    context.status.set(&part, State::Starting);
     loop {
-        context.status.set(&part, State::Starting);
         let begun = Instant::now();
         let resumes = context.request(name).resumes;
         let outcome = tokio::select! {
@@ -86,7 +86,7 @@ fn note(context: &Context, part: &Part, error: Option<&Error>) {
     match state {
         State::Parked { error } => tracing::error!(part = %part, "parked: {error}"),
         State::Retrying { error } => tracing::warn!(part = %part, "trying again: {error}"),
-        State::Starting | State::Running | State::Paused => {
+        State::Starting | State::Running | State::Paused | State::Unknown => {
             tracing::info!(part = %part, "{}", state.word());
         }
     }

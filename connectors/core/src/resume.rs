@@ -93,7 +93,8 @@ pub fn resume(
             "it belongs to generation {} of log {}, and this is generation {} of log {}",
             cursor.generation, cursor.log, partition.generation, partition.log
         );
-        return Err(lost(partition, seen));
+        let help = "empty the store of this table, then run `anabranch resume SINK`";
+        return Err(lost(partition, seen).with_help(help));
     }
     let held = cursor.map_or(0, |cursor| cursor.resets);
     let within = |offset: i64| offset.clamp(partition.start, partition.end);
