@@ -14,7 +14,9 @@
 //!
 //! * Rows and deletes carry the row's version, which the server compares (`external_gte`). One key
 //!   never comes twice with one version, since batches end where a version ends: an equal version
-//!   is the same change, an older one is refused, by the document or by its tombstone.
+//!   is the same change, an older one is refused, by the document or by its tombstone. (The one
+//!   exception is a transaction with more parts than a version can count: see
+//!   [`anabranch_core::ROW_PART_MAX`].)
 //! * Tombstones are forgotten after `index.gc_deletes`. No request is sent after the deadline of
 //!   its batch, which is at most a twelfth of that, and the server is told not to wait for a shard
 //!   any longer; so none arrives after its tombstone is gone. (A node that restarts forgets them
