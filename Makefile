@@ -3,16 +3,20 @@
 # Outside the checkout, so that a fresh clone builds on what is there.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/anabranch/target
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-matrix lint bench
 
 # Starts the services, runs the daemon on the sample shop, kills it twice, compares every row.
 # KEEP=1 leaves everything running.
 demo:
 	@examples/shop/demo
 
-# Starts the services and runs every test.
+# Starts the services and runs every test, and those of the PostgreSQL connector also on the newest and the oldest version.
 test:
-	@compose/with-services cargo test --workspace --all-features
+	@compose/with-services sh -c 'cargo test --workspace --all-features && tests/matrix 18 14'
+
+# The tests of the PostgreSQL connector on every version that is supported.
+test-matrix:
+	@compose/with-services --only postgres tests/matrix 14 15 16 17 18
 
 lint:
 	cargo fmt --all --check

@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # Compose mode: the services as containers (compose.yaml). Images that cannot be pulled are built from the folder of the
 # service, under the same name; an engine or a compose plugin that is missing is installed (engine/).
+# shellcheck source=postgres/distribution.sh
+source "$compose/postgres/distribution.sh"
 
 # One project for each folder, so that two of them do not share data. Ports are named as in compose.yaml.
 dc() {
@@ -9,9 +11,11 @@ dc() {
     port_variable=ANABRANCH_${name^^}_PORT
     export "$port_variable=$(recorded_port "$name" || true)"
   done
-  docker compose --progress quiet --project-name "$(project)" --file "$compose/compose.yaml" "$@"
+  docker compose --progress quiet --project-name "$(project)" --file "$compose/compose.yaml" --profile versions "$@"
 }
 
+# major_of NAME: the version of a service that is PostgreSQL, as compose.yaml has it.
+major_of() { image_of "$1" | cut -d: -f2; }
 project() { echo "anabranch-$(cksum <<<"$root" | cut -d' ' -f1)"; }
 container() { echo "$(project)-$1-1"; }
 container_state() { docker inspect --format '{{.State.Status}} {{.State.Pid}}' "$(container "$1")" 2>/dev/null || echo 'stopped 0'; }
@@ -34,11 +38,15 @@ make_images() {
 }
 
 build_stand_in() {
-  local base
-  base=$(sed -n 's/^FROM \(debian:[^ ]*\).*/\1/p' "$compose/$1/Dockerfile" | head -n 1)
+  local base folder
+  folder=$compose/$(folder_of "$1")
+  base=$(sed -n 's/^FROM \(debian:[^ ]*\).*/\1/p' "$folder/Dockerfile" | head -n 1)
   "$compose/engine/base-image" "$base"
   say "$2 cannot be pulled ($root/pull.log): building a stand-in"
-  docker build --quiet --tag "$2" "$compose/$1" >&2
+  # What an image is made of is in its folder, and, for PostgreSQL, in the distribution.
+  local sources=(-C "$folder" .)
+  case $1 in postgres*) install_distribution "$(major_of "$1")"; sources+=(-C "$(distribution_folder "$(major_of "$1")")" native) ;; esac
+  tar -c "${sources[@]}" | docker build --quiet --tag "$2" - >&2
 }
 
 # A container that was paused a moment ago may still count as unhealthy, which ends the wait at once.
@@ -56,7 +64,10 @@ write_extras() {
   local name
   for name; do
     case $name in
-      postgres) docker exec "$(container postgres)" cat /var/lib/postgresql/data/ca.crt >"$root/state/postgres/ca.crt" ;;
+      postgres*)
+        docker exec "$(container "$name")" cat /var/lib/postgresql/data/ca.crt >"$root/state/$name/ca.crt"
+        install_distribution "$(major_of "$name")" # for the clusters that tests make
+        ;;
       kafka)
         cat >"$root/state/kafka/tool" <<T
 #!/bin/sh
@@ -115,7 +126,10 @@ mode_status() {
 
 mode_env() {
   case $1 in
-    postgres) export_line ANABRANCH_TEST_POSTGRES_CA "$root/state/postgres/ca.crt" ;;
+    postgres*)
+      export_line "ANABRANCH_TEST_${1^^}_CA" "$root/state/$1/ca.crt"
+      export_line "ANABRANCH_TEST_${1^^}_BIN" "$(distribution_folder "$(major_of "$1")")/native/bin"
+      ;;
     kafka) export_line ANABRANCH_TEST_KAFKA_TOOL "$root/state/kafka/tool" ;;
     elasticsearch) export_line ANABRANCH_TEST_ES_REPO /usr/share/elasticsearch/data/repo ;;
   esac

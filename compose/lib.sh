@@ -3,6 +3,8 @@
 
 say() { printf 'services: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+# folder_of NAME: where a service's settings and recipe are.
+folder_of() { case $1 in postgres*) echo postgres ;; *) echo "$1" ;; esac; }
 user_is_root() { [ "$(id -u)" = 0 ]; }
 
 # One waiting line per name: `locked NAME COMMAND...`. What COMMAND leaves running must close the descriptors, or keeps the lock.

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # Native mode: the services as processes of this machine.
-# NAME/native.sh is a service's recipe. It reads $recipe (its folder), $software (installed files, kept), $state (this run's
-# files and data) and $port, and says default_port, ports_wanted, stop_signal, and the functions
+# NAME/native.sh is a service's recipe (one for all versions of PostgreSQL). It reads $service, $recipe (its folder), $software
+# (installed files, kept), $state (this run's files and data) and $port, and says default_port, ports_wanted, stop_signal, and the functions
 #   install_software   idempotent, fetches what is missing
 #   prepare            idempotent, makes the data folder and the settings for $port
 #   command_line       sets the array `command`, which runs in the foreground
@@ -26,8 +26,8 @@ signal_tree() {
 }
 
 load_recipe() {
-  recipe=$compose/$1 software=$root/software/$1 state=$root/state/$1
-  mkdir -p "$software" "$state"
+  # shellcheck disable=SC2034 # the recipe reads `service`
+  service=$1 recipe=$compose/$(folder_of "$1") software=$root/software/$1 state=$root/state/$1
   # shellcheck source=/dev/null
   source "$recipe/native.sh"
 }
@@ -60,6 +60,7 @@ wait_serving() {
 # start_native NAME [same-port]: a few attempts, since the children of a killed server need a moment to leave.
 start_native() {
   load_recipe "$1"
+  mkdir -p "$software" "$state"
   local pid attempt
   if pid=$(pid_of "$1"); then
     port=$(recorded_port "$1")
@@ -150,7 +151,10 @@ mode_status() {
 
 mode_env() {
   case $1 in
-    postgres) export_line ANABRANCH_TEST_POSTGRES_CA "$root/state/postgres/ca.crt" ;;
+    postgres*)
+      export_line "ANABRANCH_TEST_${1^^}_CA" "$root/state/$1/ca.crt"
+      export_line "ANABRANCH_TEST_${1^^}_BIN" "$(load_recipe "$1" && binaries)"
+      ;;
     kafka) export_line ANABRANCH_TEST_KAFKA_TOOL "$root/state/kafka/tool" ;;
     elasticsearch) export_line ANABRANCH_TEST_ES_REPO "$root/state/elasticsearch/repo" ;;
   esac

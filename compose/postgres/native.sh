@@ -1,13 +1,20 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# PostgreSQL as Debian has it, its own cluster, as an unprivileged user.
-default_port=25432 ports_wanted=1
+# PostgreSQL as Debian has it, its own cluster, as an unprivileged user. `postgres14` and the like: that version, from npm.
+# shellcheck source=distribution.sh
+source "$compose/postgres/distribution.sh"
+major=${service#postgres}
+# The versions' ports end in different digits, so that two that look for a free one at once find two.
+default_port=254$((${major:-12} + 20)) ports_wanted=1
 stop_signal=INT # "fast"; TERM would wait for every client to leave
 
-binaries() { printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1; }
+debian_binaries() { printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1; }
+binaries() { if [ -n "$major" ]; then echo "$(distribution_folder "$major")/native/bin"; else debian_binaries; fi; }
 
 install_software() {
-  [ -x "$(binaries)/initdb" ] || locked apt apt_install postgresql
+  # Also beside another version: for its clients, and its user.
+  [ -x "$(debian_binaries)/initdb" ] || locked apt apt_install postgresql
   needs openssl openssl
+  [ -z "$major" ] || install_distribution "$major"
 }
 
 # PostgreSQL refuses root. The capability lets the user pass through a home directory that is closed to it.
@@ -18,6 +25,9 @@ as_postgres() {
   chown postgres: "$state"
   "${unprivileged[@]}" test -x "$state" 2>/dev/null || unprivileged+=(--inh-caps=+dac_read_search --ambient-caps=+dac_read_search)
 }
+
+# program NAME: sets the array `program`, which runs that program of the server's.
+program() { program=("${unprivileged[@]}" env LD_LIBRARY_PATH="$(dirname "$(binaries)")/lib" "$(binaries)/$1"); }
 
 prepare() {
   data=$state/data
@@ -33,7 +43,8 @@ make_cluster() {
   cd "$state" || exit
   rm -rf "$data" "$data.new"
   echo secret >password
-  "${unprivileged[@]}" "$(binaries)/initdb" -D "$data.new" -U postgres -E UTF8 --locale=C.UTF-8 -N \
+  program initdb
+  "${program[@]}" -D "$data.new" -U postgres -E UTF8 --locale=C.UTF-8 -N \
     --auth-local=trust --auth-host=scram-sha-256 --pwfile=password >"$state/initdb.log"
   "${unprivileged[@]}" env PGDATA="$data.new" bash -s anabranch.conf <"$recipe/initialize.sh"
   mv "$data.new" "$data"
@@ -50,8 +61,8 @@ end_orphans() {
 }
 
 command_line() {
-  command=("${unprivileged[@]}" "$(binaries)/postgres" -D "$data" -p "$port"
-    -c listen_addresses=127.0.0.1 -c unix_socket_directories=)
+  program postgres
+  command=("${program[@]}" -D "$data" -p "$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories=)
 }
 
-answers() { "$(binaries)/pg_isready" -q -h 127.0.0.1 -p "$port"; }
+answers() { "$(debian_binaries)/pg_isready" -q -h 127.0.0.1 -p "$port"; }
