@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod clusters;
 mod connection;
 mod handover;
 mod lost;

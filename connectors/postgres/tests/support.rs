@@ -1,8 +1,10 @@
-//! A database of its own for each test, and a log in memory that follows it.
+//! A database of its own for each test, and a log in memory that follows it; or a server of its own.
 
+mod cluster;
 mod database;
 mod follower;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
 pub(crate) use follower::{Follower, Replica, truth};
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anabranch_postgres::{PostgresConfig, connect};
 use tokio_postgres::Client;
 
+use super::Cluster;
+
 /// A database, a slot and a publication with a random name, gone at the end.
 pub(crate) struct Database {
     pub(crate) config: PostgresConfig,
@@ -33,16 +35,42 @@ fn with_database(url: &str, database: &str) -> String {
     }
 }
 
+/// What the last row of `sql` has in its first column.
+pub(super) async fn text(client: &Client, sql: &str) -> String {
+    let mut value = None;
+    for message in &client.simple_query(sql).await.unwrap() {
+        if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+            value = row.get(0).map(str::to_owned);
+        }
+    }
+    value.unwrap_or_default()
+}
+
+/// Waits until `sql` says `t`.
+pub(super) async fn wait_for(client: &Client, sql: &str) {
+    let wait = async {
+        while text(client, sql).await != "t" {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(super::DEADLINE, wait).await.unwrap_or_else(|_| panic!("never: {sql}"));
+}
+
 impl Database {
-    /// Creates it, with `sql` run in it.
+    /// Creates it on the server of all tests, with `sql` run in it.
     pub(crate) async fn new(sql: &str, tables: &[&str]) -> Self {
+        Self::create(admin_url(), sql, tables).await
+    }
+
+    /// Creates it on the server that has the database of `admin_url`.
+    pub(crate) async fn create(admin_url: String, sql: &str, tables: &[&str]) -> Self {
         let random: u32 = rand::random();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("anabranch_test_{random:08x}_{count}");
         let tables: Vec<String> = tables.iter().map(|name| (*name).to_owned()).collect();
-        let admin = connect(&PostgresConfig::new(admin_url(), tables.clone())).await.unwrap();
+        let admin = connect(&PostgresConfig::new(&admin_url, vec![])).await.unwrap();
         admin.batch_execute(&format!("create database {name}")).await.unwrap();
-        let mut config = PostgresConfig::new(with_database(&admin_url(), &name), tables);
+        let mut config = PostgresConfig::new(with_database(&admin_url, &name), tables);
         config.slot.clone_from(&name);
         config.idle_position_ms = 100;
         let client = connect(&config).await.unwrap();
@@ -59,26 +87,20 @@ impl Database {
     }
 
     pub(crate) async fn text(&self, sql: &str) -> String {
-        let rows = self.client.simple_query(sql).await.unwrap();
-        let mut value = None;
-        for message in &rows {
-            if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
-                value = row.get(0).map(str::to_owned);
-            }
-        }
-        value.unwrap_or_default()
+        text(&self.client, sql).await
     }
 
     /// Waits until `sql` says `t`.
     pub(crate) async fn wait_for(&self, sql: &str) {
-        let wait = async {
-            while self.text(sql).await != "t" {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(super::DEADLINE, wait)
-            .await
-            .unwrap_or_else(|_| panic!("never: {sql}"));
+        wait_for(&self.client, sql).await;
+    }
+
+    /// The same database on a server that has it, too, or has it again.
+    pub(crate) async fn on(self, cluster: &Cluster) -> Self {
+        let mut config = self.config;
+        config.url = with_database(&cluster.url(), &self.name).into();
+        let client = connect(&config).await.unwrap();
+        Self { config, client, admin: cluster.connect().await, name: self.name }
     }
 
     /// The same database read through a slot of another name.
