@@ -54,11 +54,16 @@ impl<'a> Fields<'a> {
         self.u32().and_then(|length| usize::try_from(length).ok())
     }
 
-    /// A string that ends with a zero byte.
-    pub(crate) fn string(&mut self) -> Option<&'a str> {
+    /// Bytes that end with a zero byte: names that somebody else chose may be in any encoding.
+    pub(crate) fn terminated(&mut self) -> Option<&'a [u8]> {
         let end = self.0.iter().position(|byte| *byte == 0)?;
         let text = self.take(end)?;
         self.take(1)?;
-        std::str::from_utf8(text).ok()
+        Some(text)
+    }
+
+    /// A string that ends with a zero byte.
+    pub(crate) fn string(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.terminated()?).ok()
     }
 }

@@ -1,19 +1,25 @@
-//! Decodes the messages of the `pgoutput` plugin, protocol version 1.
+//! Decodes the messages of the `pgoutput` plugin, protocol versions 1 to 4.
 //!
 //! ```text
 //! Bytes of one CopyData ── decode ──▶ Message, whose tuples are slices of the same bytes
 //! ```
 //!
-//! A pure function of its input: it never panics, and a tuple that it returns can be walked to its
-//! end without an error.
+//! A pure function of its input: it never panics, a message is taken whole or not at all, and a
+//! tuple that it returns can be walked to its end without an error.
 
+mod logical;
+mod options;
 mod tuple;
+mod two_phase;
 
 use anabranch_core::Lsn;
 use bytes::Bytes;
 
 use crate::fields::Fields;
+pub(crate) use logical::Logical;
+pub(crate) use options::PluginOptions;
 pub(crate) use tuple::{Tuple, Value};
+pub(crate) use two_phase::TwoPhase;
 
 /// One message of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +47,8 @@ pub(crate) enum Message {
     Truncate {
         relations: Vec<u32>,
     },
-    /// Of `pg_logical_emit_message`.
-    Logical,
+    Logical(Logical),
+    TwoPhase(TwoPhase),
 }
 
 /// A transaction begins.
@@ -94,8 +100,10 @@ pub(crate) enum OldTuple {
 pub(crate) enum DecodeError {
     #[error("pgoutput message {0:?} is cut short or malformed")]
     Malformed(char),
-    #[error("pgoutput message {0:?} is not known in protocol version 1")]
+    #[error("pgoutput message {0:?} is not known in protocol versions 1 to 4")]
     Unknown(char),
+    #[error("pgoutput message {0:?} goes on where it should end, for {1} bytes")]
+    Trailing(char, usize),
     #[error("a pgoutput value has format {0:?}")]
     Format(char),
 }
@@ -103,52 +111,80 @@ pub(crate) enum DecodeError {
 /// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
 pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// Decodes one message.
+/// Decodes one message that is not part of a stream of a transaction in progress.
 pub(crate) fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
     let mut fields = Fields::new(bytes);
     let tag = fields.u8().ok_or(DecodeError::Malformed('\0'))?;
-    let malformed = DecodeError::Malformed(char::from(tag));
-    match tag {
-        b'B' => begin(fields).ok_or(malformed),
-        b'C' => commit(fields).ok_or(malformed),
-        b'O' => Ok(Message::Origin),
-        b'R' => relation(fields).map(Message::Relation).ok_or(malformed),
-        b'Y' => Ok(Message::Type),
-        b'I' => {
-            let relation = fields.u32().ok_or(malformed)?;
-            let new = new_tuple(bytes, &mut fields, malformed)?;
-            Ok(Message::Insert { relation, new })
-        }
-        b'U' => {
-            let relation = fields.u32().ok_or(malformed)?;
-            let old = old_tuple(bytes, &mut fields)?;
-            let new = new_tuple(bytes, &mut fields, malformed)?;
-            Ok(Message::Update { relation, old, new })
-        }
-        b'D' => {
-            let relation = fields.u32().ok_or(malformed)?;
-            let old = old_tuple(bytes, &mut fields)?.ok_or(malformed)?;
-            Ok(Message::Delete { relation, old })
-        }
-        b'T' => truncate(fields).ok_or(malformed),
-        b'M' => Ok(Message::Logical),
-        other => Err(DecodeError::Unknown(char::from(other))),
+    let message = body(tag, bytes, &mut fields)?;
+    match fields.rest().len() {
+        0 => Ok(message),
+        trailing => Err(DecodeError::Trailing(char::from(tag), trailing)),
     }
 }
 
-fn begin(mut fields: Fields<'_>) -> Option<Message> {
-    let commit_lsn = Lsn(fields.u64()?);
-    let commit_us = fields.i64()?.checked_add(POSTGRES_EPOCH_US)?;
-    Some(Message::Begin(Begin { commit_lsn, commit_us, xid: fields.u32()? }))
+/// Decodes what follows the tag. `fields` are what is left of `bytes`.
+fn body(tag: u8, bytes: &Bytes, fields: &mut Fields<'_>) -> Result<Message, DecodeError> {
+    let malformed = DecodeError::Malformed(char::from(tag));
+    match tag {
+        b'I' => {
+            let relation = fields.u32().ok_or(malformed)?;
+            let new = new_tuple(bytes, fields, malformed)?;
+            return Ok(Message::Insert { relation, new });
+        }
+        b'U' => {
+            let relation = fields.u32().ok_or(malformed)?;
+            let old = old_tuple(bytes, fields)?;
+            let new = new_tuple(bytes, fields, malformed)?;
+            return Ok(Message::Update { relation, old, new });
+        }
+        b'D' => {
+            let relation = fields.u32().ok_or(malformed)?;
+            let old = old_tuple(bytes, fields)?.ok_or(malformed)?;
+            return Ok(Message::Delete { relation, old });
+        }
+        _ => {}
+    }
+    let message = match tag {
+        b'B' => begin(fields).map(Message::Begin),
+        b'C' => commit(fields).map(Message::Commit),
+        b'O' => origin(fields).map(|()| Message::Origin),
+        b'R' => relation(fields).map(Message::Relation),
+        b'Y' => type_name(fields).map(|()| Message::Type),
+        b'T' => truncate(fields).map(|relations| Message::Truncate { relations }),
+        b'M' => logical::decode(fields).map(Message::Logical),
+        b'b' | b'P' | b'p' | b'K' | b'r' => two_phase::decode(tag, fields).map(Message::TwoPhase),
+        other => return Err(DecodeError::Unknown(char::from(other))),
+    };
+    message.ok_or(malformed)
 }
 
-fn commit(mut fields: Fields<'_>) -> Option<Message> {
-    let _flags = fields.u8()?;
+fn begin(fields: &mut Fields<'_>) -> Option<Begin> {
     let commit_lsn = Lsn(fields.u64()?);
-    Some(Message::Commit(Commit { commit_lsn, end_lsn: Lsn(fields.u64()?) }))
+    Some(Begin { commit_lsn, commit_us: time(fields)?, xid: fields.u32()? })
 }
 
-fn relation(mut fields: Fields<'_>) -> Option<Relation> {
+fn commit(fields: &mut Fields<'_>) -> Option<Commit> {
+    no_flags(fields)?;
+    let commit = Commit { commit_lsn: Lsn(fields.u64()?), end_lsn: Lsn(fields.u64()?) };
+    time(fields).map(|_| commit)
+}
+
+/// Flags that no version of the protocol uses: one that does means something that we do not know.
+fn no_flags(fields: &mut Fields<'_>) -> Option<()> {
+    (fields.u8()? == 0).then_some(())
+}
+
+/// A time in microseconds since 1970 UTC.
+fn time(fields: &mut Fields<'_>) -> Option<i64> {
+    fields.i64()?.checked_add(POSTGRES_EPOCH_US)
+}
+
+fn origin(fields: &mut Fields<'_>) -> Option<()> {
+    let _lsn = fields.u64()?;
+    fields.terminated().map(drop)
+}
+
+fn relation(fields: &mut Fields<'_>) -> Option<Relation> {
     let oid = fields.u32()?;
     let schema = match fields.string()? {
         "" => "pg_catalog".to_owned(),
@@ -167,6 +203,12 @@ fn relation(mut fields: Fields<'_>) -> Option<Relation> {
     };
     let columns = (0..count).map(column).collect::<Option<_>>()?;
     Some(Relation { oid, schema, name, columns })
+}
+
+fn type_name(fields: &mut Fields<'_>) -> Option<()> {
+    let _oid = fields.u32()?;
+    let _schema = fields.terminated()?;
+    fields.terminated().map(drop)
 }
 
 fn new_tuple(
@@ -191,13 +233,12 @@ fn old_tuple(bytes: &Bytes, fields: &mut Fields<'_>) -> Result<Option<OldTuple>,
     Ok(Some(old))
 }
 
-fn truncate(mut fields: Fields<'_>) -> Option<Message> {
+fn truncate(fields: &mut Fields<'_>) -> Option<Vec<u32>> {
     let count = fields.u32()?;
     let _options = fields.u8()?;
     // Four bytes each: a wrong count ends with the message, not with the memory.
     let relations = (0..count).map_while(|_| fields.u32()).collect::<Vec<_>>();
-    let complete = u32::try_from(relations.len()) == Ok(count);
-    complete.then_some(Message::Truncate { relations })
+    (u32::try_from(relations.len()) == Ok(count)).then_some(relations)
 }
 
 impl OldTuple {

@@ -12,7 +12,7 @@ use crate::batch::BatchBuilder;
 use crate::catalog::{Catalog, load_by_oid};
 use crate::config::PostgresConfig;
 use crate::error::{Context, from_wire, lost};
-use crate::pgoutput::{self, Message, decode};
+use crate::pgoutput::{self, Message, PluginOptions, decode};
 use crate::pgwire::{ReplicationStream, Streamed, WireError};
 use crate::reread::Reread;
 use crate::session::Session;
@@ -48,14 +48,16 @@ enum Turn<'a> {
 impl Streaming {
     /// Starts replication after `cursor`.
     pub(crate) async fn start(run: Run, cursor: SourceCursor) -> Result<Self> {
-        let Run { config, stats, session, replication, catalog, durable, out, .. } = run;
+        let Run {
+            config, stats, server_version, session, replication, catalog, durable, out, ..
+        } = run;
         // It is in the log's position record already.
         if cursor.phase == anabranch_core::Phase::Streaming {
             durable.confirm(cursor.confirm);
         }
-        let names = (config.slot.as_str(), config.publication.as_str());
+        let options = PluginOptions { server_version, streaming: false }.sql(&config.publication);
         let stream = replication
-            .start(names, cursor.confirm, durable)
+            .start((&config.slot, &options), cursor.confirm, durable)
             .await
             .doing(|| format!("start replication from slot {}", config.slot))?;
         let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone());
@@ -140,6 +142,9 @@ impl Streaming {
         if let Message::Relation(relation) = &message {
             return self.take_relation(relation).await;
         }
+        if let Message::TwoPhase(step) = &message {
+            return Err(step.refuse(&self.config.slot));
+        }
         let before = self.builder.drafts.len();
         let drafts = &mut self.builder.drafts;
         let step = self.assembler.push(message, &self.catalog, drafts)?;
@@ -148,10 +153,14 @@ impl Streaming {
             self.stats.read_rows(added);
             self.builder.count();
         }
-        if let Step::Committed { end_lsn } = step {
-            self.stats.heard();
-            self.stats.committed(end_lsn);
-            self.builder.border(end_lsn);
+        match step {
+            Step::More => {}
+            Step::Committed { end_lsn } => {
+                self.stats.heard();
+                self.stats.committed(end_lsn);
+                self.builder.border(end_lsn);
+            }
+            Step::Passed { lsn } => self.builder.border(lsn),
         }
         Ok(())
     }

@@ -73,6 +73,8 @@ pub(crate) enum Step {
     More,
     /// Everything before `end_lsn` was read.
     Committed { end_lsn: Lsn },
+    /// No transaction is open, and everything before `lsn` was read.
+    Passed { lsn: Lsn },
 }
 
 impl Assembler {
@@ -118,7 +120,14 @@ impl Assembler {
                 self.row(catalog.relation(relation), (Op::Delete, Some(old), None), drafts)?;
             }
             Message::Truncate { relations } => self.truncate(&relations, catalog, drafts)?,
-            Message::Origin | Message::Relation(_) | Message::Type | Message::Logical => {}
+            Message::Logical(message) if !message.transactional && self.open.is_none() => {
+                self.require_nothing_before(message.lsn)?;
+                return Ok(Step::Passed { lsn: message.lsn });
+            }
+            Message::TwoPhase(step) => {
+                return Err(bug("read the stream", format!("{} is prepared in it", step.gid)));
+            }
+            Message::Origin | Message::Relation(_) | Message::Type | Message::Logical(_) => {}
         }
         Ok(Step::More)
     }

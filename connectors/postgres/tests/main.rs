@@ -11,6 +11,7 @@ mod clusters;
 mod connection;
 mod handover;
 mod lost;
+mod messages;
 mod order;
 mod support;
 mod toast;

@@ -1,5 +1,6 @@
-//! Every message of protocol 1, and bytes that are none.
+//! Every message of protocols 1 to 4, and bytes that are none.
 
+use super::two_phase::Prepared;
 use super::*;
 use bytes::{BufMut, BytesMut};
 
@@ -67,6 +68,31 @@ fn relation_message() -> Bytes {
     out.freeze()
 }
 
+/// `pg_logical_emit_message`.
+pub(crate) fn logical_message(transactional: bool, lsn: u64, prefix: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"M");
+    out.put_u8(transactional.into());
+    out.put_u64(lsn);
+    out.put_slice(prefix);
+    out.put_slice(b"\0\0\0\0\x01x");
+    out.freeze()
+}
+
+/// A step of a two-phase commit at `lsn`, of transaction 9 with the name `tx`.
+pub(crate) fn two_phase_message(tag: u8, lsn: u64) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(tag);
+    if tag != b'b' {
+        out.put_u8(0);
+    }
+    out.put_u64(lsn);
+    out.put_u64(lsn + 8);
+    out.put_bytes(1, if tag == b'r' { 16 } else { 8 });
+    out.put_slice(b"\0\0\0\x09tx\0");
+    out.freeze()
+}
+
 fn samples() -> Vec<Bytes> {
     vec![
         begin_message(0x10, 7),
@@ -80,7 +106,13 @@ fn samples() -> Vec<Bytes> {
         row_message(b'U', 7, &[(b'O', &[Some("1"), Some("a")]), (b'N', &[Some("1"), Some("b")])]),
         row_message(b'D', 7, &[(b'K', &[Some("1"), None])]),
         truncate_message(&[7, 8]),
-        Bytes::from_static(b"M\x01\0\0\0\0\0\0\0\0prefix\0\0\0\0\x01x"),
+        logical_message(true, 0x20, b"pr\xE9fix"),
+        logical_message(false, 0x28, b""),
+        two_phase_message(b'b', 0x30),
+        two_phase_message(b'P', 0x30),
+        two_phase_message(b'p', 0x30),
+        two_phase_message(b'K', 0x30),
+        two_phase_message(b'r', 0x30),
     ]
 }
 
@@ -110,13 +142,53 @@ fn every_message_is_decoded() {
     assert_eq!(new.value(0), Some(Value::Text(b"2")));
     assert!(matches!(&decoded[8], Message::Update { old: Some(OldTuple::Full(_)), .. }));
     assert_eq!(decoded[10], Message::Truncate { relations: vec![7, 8] });
+    let logical = Logical { transactional: false, lsn: Lsn(0x28) };
+    assert_eq!(decoded[12], Message::Logical(logical));
+    let steps = [
+        Prepared::Begin,
+        Prepared::Complete,
+        Prepared::Streamed,
+        Prepared::Commit,
+        Prepared::Rollback,
+    ];
+    for (message, what) in decoded[13..].iter().zip(steps) {
+        let step = TwoPhase { what, xid: 9, gid: "tx".into(), lsn: Lsn(0x30) };
+        assert_eq!(message, &Message::TwoPhase(step));
+    }
+}
+
+#[test]
+fn a_message_ends_where_it_ends() {
+    for sample in samples() {
+        let longer = [&sample[..], b"!"].concat();
+        let tag = char::from(sample[0]);
+        assert_eq!(decode(&longer.into()), Err(DecodeError::Trailing(tag, 1)), "{tag}");
+    }
+}
+
+#[test]
+fn flags_that_nobody_knows_are_refused() {
+    let commit = [b"C\x01", &commit_message(0x10, 0x38)[2..]].concat();
+    assert_eq!(decode(&commit.into()), Err(DecodeError::Malformed('C')));
+    let logical = [b"M\x02", &logical_message(true, 1, b"")[2..]].concat();
+    assert_eq!(decode(&logical.into()), Err(DecodeError::Malformed('M')));
+}
+
+#[test]
+fn a_prepared_transaction_is_refused_with_the_sql_that_mends_it() {
+    let Ok(Message::TwoPhase(step)) = decode(&two_phase_message(b'b', 0x30)) else { panic!() };
+    let error = step.refuse("shop");
+    assert_eq!(error.kind(), anabranch_core::ErrorKind::Config);
+    let report = error.report();
+    assert!(report.contains("two_phase = true") && report.contains("\"tx\""), "{report}");
+    assert!(report.contains("pg_copy_logical_replication_slot('shop', 'anabranch_copy')"));
 }
 
 #[test]
 fn binary_values_and_unknown_messages_are_refused() {
     let binary = Bytes::from_static(b"I\0\0\0\x07N\0\x01b\0\0\0\x01x");
     assert_eq!(decode(&binary), Err(DecodeError::Format('b')));
-    assert_eq!(decode(&Bytes::from_static(b"S")), Err(DecodeError::Unknown('S')));
+    assert_eq!(decode(&Bytes::from_static(b"?")), Err(DecodeError::Unknown('?')));
     assert_eq!(decode(&Bytes::new()), Err(DecodeError::Malformed('\0')));
 }
 
@@ -124,18 +196,16 @@ fn binary_values_and_unknown_messages_are_refused() {
 fn a_message_cut_short_is_an_error_and_never_a_panic() {
     for sample in samples() {
         for end in 0..sample.len() {
-            if let Ok(message) = decode(&sample.slice(..end)) {
-                walk(&message);
-            }
+            assert!(decode(&sample.slice(..end)).is_err(), "{sample:?} until {end}");
         }
     }
 }
 
 proptest::proptest! {
     #[test]
-    fn noise_never_panics(tag in 0_usize..12, noise in proptest::collection::vec(0_u8.., 0..200)) {
+    fn noise_never_panics(tag in 0_usize..18, noise in proptest::collection::vec(0_u8.., 0..200)) {
         let mut bytes = BytesMut::new();
-        bytes.put_u8(b"BCORYIUDTMSx"[tag]);
+        bytes.put_u8(b"BCORYIUDTMSEcAbPpKr?"[tag]);
         bytes.put_slice(&noise);
         if let Ok(message) = decode(&bytes.freeze()) {
             walk(&message);
@@ -178,6 +248,7 @@ fn walk(message: &Message) {
         | Message::Relation(_)
         | Message::Type
         | Message::Truncate { .. }
-        | Message::Logical => {}
+        | Message::Logical(_)
+        | Message::TwoPhase(_) => {}
     }
 }

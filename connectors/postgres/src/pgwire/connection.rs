@@ -2,7 +2,7 @@
 
 use anabranch_core::Lsn;
 use bytes::BytesMut;
-use postgres_protocol::escape::{escape_identifier, escape_literal};
+use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -145,21 +145,19 @@ impl ReplicationConnection {
         reply().ok_or(WireError::Malformed("reply to CREATE_REPLICATION_SLOT"))
     }
 
-    /// Starts replication. The server sends every transaction that committed at or after `from`.
+    /// Starts replication, with the plugin's `options`. The server sends every transaction that
+    /// committed at or after `from`.
     pub(crate) async fn start(
         mut self,
-        (slot, publication): (&str, &str),
+        (slot, options): (&str, &str),
         from: Lsn,
         durable: Durable,
     ) -> Result<ReplicationStream, WireError> {
         let timeout = self.query("SHOW wal_sender_timeout").await?;
         let timeout = timeout.first().and_then(|row| row.first()?.as_deref()).unwrap_or_default();
         let timeout_ms = milliseconds(timeout);
-        let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {})",
-            escape_identifier(slot),
-            escape_literal(&escape_identifier(publication)).trim_start(),
-        );
+        let slot = escape_identifier(slot);
+        let command = format!("START_REPLICATION SLOT {slot} LOGICAL {from} {options}");
         let mut out = BytesMut::new();
         frontend::query(&command, &mut out)?;
         self.transport.write_all(&out).await?;

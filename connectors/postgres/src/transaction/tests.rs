@@ -6,7 +6,8 @@ use crate::catalog::tests::{raw_orders, raw_wider_orders};
 use crate::catalog::{KnownTables, Types};
 use crate::pgoutput::decode;
 use crate::pgoutput::tests::{
-    Values, begin_message, commit_message, row_message, truncate_message,
+    Values, begin_message, commit_message, logical_message, row_message, truncate_message,
+    two_phase_message,
 };
 
 const OID: u32 = 7;
@@ -256,6 +257,27 @@ fn an_lsn_past_the_version_field_is_named() {
 }
 
 #[test]
+fn a_message_of_somebody_moves_the_position_and_nothing_else() {
+    let mut run = Run::new(0, None);
+    let outside = run.push(&logical_message(false, 0x80, b"theirs")).unwrap();
+    assert_eq!(outside, Step::Passed { lsn: Lsn(0x80) });
+    run.begin(0x100);
+    run.insert("1");
+    assert_eq!(run.push(&logical_message(true, 0x90, b"theirs")).unwrap(), Step::More);
+    run.insert("2");
+    run.commit(0x100);
+    assert_eq!(run.seen(), [(1, 0, "c", false), (2, 0, "c", false)]);
+}
+
+#[test]
+fn a_message_beyond_a_split_transaction_says_that_it_is_lost() {
+    let split = Split { commit_lsn: Lsn(0x100), ordinal: 2, parts: BTreeMap::new() };
+    let mut run = Run::new(0x40, Some(split));
+    run.push(&logical_message(false, 0x80, b"theirs")).unwrap();
+    assert!(run.push(&logical_message(false, 0x108, b"theirs")).is_err());
+}
+
+#[test]
 fn messages_out_of_turn_are_bugs_and_not_panics() {
     let insert = row_message(b'I', OID, &[(b'N', &[Some("1"), Some("x")])]);
     let narrow = row_message(b'I', OID, &[(b'N', &[Some("1")])]);
@@ -265,5 +287,6 @@ fn messages_out_of_turn_are_bugs_and_not_panics() {
     run.begin(0x100);
     assert!(run.push(&begin_message(0x200, 9)).is_err());
     assert!(run.push(&narrow).is_err());
+    assert!(run.push(&two_phase_message(b'b', 0x200)).is_err());
     assert!(run.push(&commit_message(0x200, 0x240)).is_err());
 }
