@@ -13,6 +13,7 @@ mod authentication;
 mod connection;
 mod feedback;
 mod frame;
+mod intake;
 mod stream;
 mod transport;
 

@@ -11,7 +11,7 @@ use super::authentication::{Answer, Authentication};
 use super::feedback::Durable;
 use super::frame::{Frame, WireError};
 use super::stream::ReplicationStream;
-use super::transport::{self, Transport};
+use super::transport::{self, Connected};
 use crate::config::Endpoint;
 use crate::fields::Fields;
 use crate::session::{CONNECT_TIMEOUT, SETTINGS};
@@ -21,7 +21,7 @@ const REPLY_ROWS_MAX: usize = 100;
 
 /// A connection with `replication=database`.
 pub(crate) struct ReplicationConnection {
-    transport: Box<dyn Transport>,
+    connected: Connected,
     buffer: BytesMut,
     /// The process id of the walsender.
     pub(crate) pid: u32,
@@ -57,8 +57,8 @@ impl ReplicationConnection {
         application_name: &str,
         tls: ClientConfig,
     ) -> Result<Self, WireError> {
-        let (transport, encryption) = transport::connect(endpoint, tls).await?;
-        let mut connection = Self { transport, buffer: BytesMut::new(), pid: 0 };
+        let (connected, encryption) = transport::connect(endpoint, tls).await?;
+        let mut connection = Self { connected, buffer: BytesMut::new(), pid: 0 };
         let mut parameters = vec![
             ("user", endpoint.user.as_str()),
             ("database", &endpoint.database),
@@ -70,14 +70,14 @@ impl ReplicationConnection {
         parameters.extend_from_slice(SETTINGS);
         let mut startup = BytesMut::new();
         frontend::startup_message(parameters, &mut startup)?;
-        connection.transport.write_all(&startup).await?;
+        connection.connected.transport.write_all(&startup).await?;
         let mut authentication = Authentication::new(endpoint, encryption);
         loop {
             let frame = connection.frame().await?;
             match frame.tag {
                 b'R' => {
                     if let Answer::Send(bytes) = authentication.answer(&frame.body)? {
-                        connection.transport.write_all(&bytes).await?;
+                        connection.connected.transport.write_all(&bytes).await?;
                     }
                 }
                 b'K' => {
@@ -96,7 +96,7 @@ impl ReplicationConnection {
     pub(crate) async fn query(&mut self, command: &str) -> Result<Vec<Row>, WireError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
-        self.transport.write_all(&out).await?;
+        self.connected.transport.write_all(&out).await?;
         let (mut rows, mut failure) = (Vec::new(), None);
         loop {
             let frame = self.frame().await?;
@@ -160,7 +160,7 @@ impl ReplicationConnection {
         let command = format!("START_REPLICATION SLOT {slot} LOGICAL {from} {options}");
         let mut out = BytesMut::new();
         frontend::query(&command, &mut out)?;
-        self.transport.write_all(&out).await?;
+        self.connected.transport.write_all(&out).await?;
         loop {
             let frame = self.frame().await?;
             match frame.tag {
@@ -170,7 +170,7 @@ impl ReplicationConnection {
                 _ => return Err(frame.unexpected("START_REPLICATION")),
             }
         }
-        Ok(ReplicationStream::new(self.transport, self.buffer, durable, timeout_ms))
+        Ok(ReplicationStream::new(self.connected, self.buffer, durable, timeout_ms))
     }
 
     async fn frame(&mut self) -> Result<Frame, WireError> {
@@ -178,7 +178,7 @@ impl ReplicationConnection {
             if let Some(frame) = Frame::take(&mut self.buffer)? {
                 return Ok(frame);
             }
-            if self.transport.read_buf(&mut self.buffer).await? == 0 {
+            if self.connected.transport.read_buf(&mut self.buffer).await? == 0 {
                 return Err(WireError::Closed);
             }
         }

@@ -2,22 +2,20 @@
 
 use anabranch_core::Lsn;
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::feedback::{self, Durable};
 use super::frame::{Frame, WireError};
-use super::transport::Transport;
+use super::intake::Intake;
+use super::transport::Connected;
 use crate::fields::Fields;
 
-/// Bytes asked of the socket at once: a read that returns many small messages costs one call.
-const READ_BYTES: usize = 256 << 10;
 /// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped.
 const SKIPPED_PUBLICATION: &str = "55000";
 
 /// Messages of the server, and the task that answers it.
 pub(crate) struct ReplicationStream {
-    reader: ReadHalf<Box<dyn Transport>>,
+    intake: Intake,
     buffer: BytesMut,
     durable: Durable,
     /// Ends when the connection fails.
@@ -36,19 +34,20 @@ pub(crate) enum Streamed {
 impl ReplicationStream {
     #[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]
     pub(super) fn new(
-        transport: Box<dyn Transport>,
+        connected: Connected,
         buffer: BytesMut,
         durable: Durable,
         wal_sender_timeout_ms: u64,
     ) -> Self {
-        let (reader, writer) = tokio::io::split(transport);
+        let (reader, writer) = tokio::io::split(connected.transport);
+        let intake = Intake::new(reader, connected.socket);
         let answers = durable.clone();
         let feedback = tokio::spawn(async move {
             let error = feedback::run(writer, answers, wal_sender_timeout_ms).await;
             // The reader sees the same failure and reports it.
             tracing::debug!(%error, "feedback ended");
         });
-        Self { reader, buffer, durable, _feedback: AbortOnDropHandle::new(feedback) }
+        Self { intake, buffer, durable, _feedback: AbortOnDropHandle::new(feedback) }
     }
 
     /// The next message. Cancel-safe: what was read stays in the buffer.
@@ -57,8 +56,7 @@ impl ReplicationStream {
             if let Some(streamed) = self.buffered()? {
                 return Ok(streamed);
             }
-            self.buffer.reserve(READ_BYTES);
-            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+            if self.intake.read(&mut self.buffer).await? == 0 {
                 return Err(WireError::Closed);
             }
         }
@@ -127,7 +125,7 @@ mod tests {
     use super::*;
     use bytes::BufMut;
     use futures::FutureExt;
-    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
         let mut out = vec![tag];
@@ -148,7 +146,8 @@ mod tests {
     fn stream() -> (ReplicationStream, DuplexStream) {
         let (ours, server) = duplex(1 << 20);
         let durable = Durable::default();
-        (ReplicationStream::new(Box::new(ours), BytesMut::new(), durable, 0), server)
+        let connected = Connected { transport: Box::new(ours), socket: None };
+        (ReplicationStream::new(connected, BytesMut::new(), durable, 0), server)
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,13 +20,29 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Transport for T {}
 
+/// A byte stream, and the socket at its bottom.
+pub(super) struct Connected {
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) socket: Option<Socket>,
+}
+
 /// Connects, and encrypts if both sides will.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     tls: ClientConfig,
-) -> Result<(Box<dyn Transport>, Encryption), WireError> {
-    let mut tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+) -> Result<(Connected, Encryption), WireError> {
+    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     configure(&tcp)?;
+    let socket = Some(SockRef::from(&tcp).try_clone()?);
+    let (transport, encryption) = encrypt(tcp, endpoint, tls).await?;
+    Ok((Connected { transport, socket }, encryption))
+}
+
+async fn encrypt(
+    mut tcp: TcpStream,
+    endpoint: &Endpoint,
+    tls: ClientConfig,
+) -> Result<(Box<dyn Transport>, Encryption), WireError> {
     if endpoint.ssl == SslMode::Disable {
         return Ok((Box::new(tcp), Encryption::None));
     }
