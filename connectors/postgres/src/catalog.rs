@@ -13,19 +13,22 @@ mod identity;
 mod query;
 mod types;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anabranch_core::{Column, ColumnType, Error, ErrorKind, Result, Table};
 
+use crate::columns::{RuleBook, SentColumn, TableRules};
 use crate::config::TableName;
 use crate::error::lost;
+use crate::intake::{APPEND_ATTNUM, Intake, hash_of};
 use crate::pgoutput;
 use crate::row::RowLayout;
 use identity::identity_of;
 #[cfg(test)]
 pub(crate) use query::Published;
-pub(crate) use query::{RawTable, load_by_name, load_by_oid};
+pub(crate) use query::{RawColumn, RawTable, load_by_name, load_by_oid};
 pub(crate) use types::Types;
 
 /// A table with what its rows need.
@@ -34,13 +37,17 @@ pub(crate) struct Relation {
     /// The version of the schema that its rows are encoded with.
     pub(crate) table: Arc<Table>,
     pub(crate) layout: RowLayout,
-    /// What the Relation message lists, place by place as in `table.columns`.
+    /// `None` if all values are taken as they are sent.
+    pub(crate) intake: Option<Intake>,
+    /// What the Relation message lists.
     wire: Vec<WireColumn>,
 }
 
 /// A column as a Relation message shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct WireColumn {
+    /// Not in the message, but found.
+    attnum: i16,
     name: String,
     type_oid: u32,
     typmod: i32,
@@ -64,12 +71,29 @@ pub(crate) struct Catalog {
     relations: HashMap<u32, Arc<Relation>>,
     known: KnownTables,
     names: Vec<TableName>,
+    book: RuleBook,
+    rules: HashMap<u32, Arc<TableRules>>,
+}
+
+/// A table as the server sends it: columns and wire columns, place by place.
+struct Sent {
+    name: TableName,
+    oid: u32,
+    columns: Vec<Column>,
+    wire: Vec<WireColumn>,
+    /// Whether the number of each column was found, and not guessed.
+    certain: Vec<bool>,
 }
 
 impl Catalog {
     /// A catalog of the tables `names`. `known` is what the log holds: its versions go on.
     pub(crate) fn new(names: Vec<TableName>, known: KnownTables) -> Self {
-        Self { relations: HashMap::new(), known, names }
+        Self { names, known, ..Self::default() }
+    }
+
+    /// The same, with rules for their columns.
+    pub(crate) fn with_rules(self, book: RuleBook) -> Self {
+        Self { book, ..self }
     }
 
     /// The table with this oid; `None` if it is published but not configured.
@@ -108,29 +132,46 @@ impl Catalog {
 
     /// Takes a table as the catalog has it.
     pub(crate) fn adopt(&mut self, raw: &RawTable, types: &Types) -> Result<Arc<Relation>> {
+        let rules = self.rules_of(raw);
         let columns = raw.published_columns();
-        let wire = columns.iter().map(|column| column.wire()).collect();
-        let columns = columns
-            .iter()
-            .map(|column| Column {
-                attnum: column.attnum,
-                name: column.name.clone(),
-                source_type: column.type_name.clone(),
-                kind: types.column_type(column.type_oid, column.typmod),
-            })
-            .collect();
-        let key = identity_of(raw).map_err(|reason| reason.error(&raw.full_name()))?;
-        self.adopt_table(raw.name(), raw.oid, (columns, wire), &key.attnums)
+        let column = |column: &&RawColumn| Column {
+            attnum: column.attnum,
+            name: column.name.clone(),
+            source_type: column.type_name.clone(),
+            kind: types.column_type(column.type_oid, column.typmod),
+        };
+        let sent = Sent {
+            name: raw.name(),
+            oid: raw.oid,
+            columns: columns.iter().map(column).collect(),
+            wire: columns.iter().map(|column| column.wire()).collect(),
+            certain: vec![true; columns.len()],
+        };
+        let key = if rules.append_key.is_some() {
+            vec![APPEND_ATTNUM]
+        } else {
+            identity_of(raw).map_err(|reason| reason.error(&raw.full_name()))?.attnums
+        };
+        self.adopt_table(sent, &key)
     }
 
     /// Goes on with a table as the log knows it, whatever the catalog says by now: the rows to come
     /// may be older than that. Their Relation message says more. `false` if the log does not know
     /// it.
-    pub(crate) fn resume(&mut self, oid: u32) -> bool {
-        let Some(table) = self.known.get(oid) else { return false };
+    pub(crate) fn resume(&mut self, raw: &RawTable) -> bool {
+        self.rules_of(raw);
+        let Some(table) = self.known.get(raw.oid) else { return false };
         let layout = RowLayout::new(&table);
-        self.relations.insert(oid, Arc::new(Relation { table, layout, wire: Vec::new() }));
+        // Without its columns it matches no message, so no row is taken before one was read.
+        let relation = Relation { table, layout, intake: None, wire: Vec::new() };
+        self.relations.insert(raw.oid, Arc::new(relation));
         true
+    }
+
+    /// Rules are found by name once, and hold for what was found.
+    fn rules_of(&mut self, raw: &RawTable) -> Arc<TableRules> {
+        let rules = self.rules.entry(raw.oid).or_insert_with(|| Arc::new(self.book.of(raw)));
+        Arc::clone(rules)
     }
 
     /// Takes a table as a Relation message has it; `raw` is the catalog's view of the same oid,
@@ -148,9 +189,11 @@ impl Catalog {
                 "it was dropped and created again, or published only now",
             ));
         };
-        let attnums = attnums(message, raw, &before);
-        let wire: Vec<WireColumn> = message.columns.iter().map(WireColumn::of).collect();
-        let column = |(column, attnum): (&pgoutput::RelationColumn, &i16)| {
+        let numbered = attnums(message, raw, &before);
+        let wire = message.columns.iter().zip(&numbered);
+        let wire: Vec<WireColumn> =
+            wire.map(|(c, (attnum, _))| WireColumn::of(c, *attnum)).collect();
+        let column = |(column, (attnum, _)): (&pgoutput::RelationColumn, &(i16, bool))| {
             let kind = types.column_type(column.type_oid, column.typmod);
             let now = raw
                 .and_then(|raw| raw.column(*attnum))
@@ -166,32 +209,29 @@ impl Catalog {
                 kind,
             }
         };
-        let columns = message.columns.iter().zip(&attnums).map(column).collect();
-        let key: Vec<i16> = before.table.key_columns().map(|column| column.attnum).collect();
-        let flagged: Vec<i16> = message
-            .columns
-            .iter()
-            .zip(&attnums)
-            .filter_map(|(column, attnum)| column.identity.then_some(*attnum))
-            .collect();
+        let columns = message.columns.iter().zip(&numbered).map(column).collect();
+        let key = key_attnums(&before.table);
+        let flags = message.columns.iter().zip(&numbered);
+        let flagged: Vec<i16> =
+            flags.filter_map(|(column, (attnum, _))| column.identity.then_some(*attnum)).collect();
         let full = flagged.len() == message.columns.len();
         let mut sorted = key.clone();
         sorted.sort_unstable();
-        if flagged != sorted && !full {
+        if flagged != sorted && !full && key != [APPEND_ATTNUM] {
             return Err(changed_key(&before.table, &flagged));
         }
         let newest = self.known.get(message.oid).map(|table| table.version);
-        let relation = self.adopt_table(name, message.oid, (columns, wire), &key)?;
+        let certain = numbered.iter().map(|(_, is_certain)| *is_certain).collect();
+        let sent = Sent { name, oid: message.oid, columns, wire, certain };
+        let relation = self.adopt_table(sent, &key)?;
         Ok((Some(relation.table.version) != newest).then(|| Arc::clone(&relation.table)))
     }
 
-    fn adopt_table(
-        &mut self,
-        name: TableName,
-        oid: u32,
-        (columns, wire): (Vec<Column>, Vec<WireColumn>),
-        key: &[i16],
-    ) -> Result<Arc<Relation>> {
+    fn adopt_table(&mut self, sent: Sent, key: &[i16]) -> Result<Arc<Relation>> {
+        let rules = self.rules.get(&sent.oid).cloned().unwrap_or_default();
+        let each = rules.of(&sent.each());
+        let Sent { name, oid, columns, wire, .. } = sent;
+        let (intake, columns) = Intake::new(&rules, &each, columns)?;
         let place = |attnum: &i16| columns.iter().position(|column| column.attnum == *attnum);
         let places = key.iter().map(place).collect::<Option<Vec<usize>>>();
         let Some(key) = places.filter(|key| !key.is_empty()) else {
@@ -207,6 +247,9 @@ impl Catalog {
             Some(known) if key_attnums(&known) != key_attnums(&fresh) => {
                 return Err(changed_key(&known, &key_attnums(&fresh)));
             }
+            Some(known) if key_hashes(&known) != key_hashes(&fresh) => {
+                return Err(changed_hash(&known));
+            }
             Some(known) => Arc::new(Table { version: known.version.saturating_add(1), ..fresh }),
             None => Arc::new(fresh),
         };
@@ -214,7 +257,7 @@ impl Catalog {
             self.known.insert(Known { table: Arc::clone(&table), logged: false });
         }
         let layout = RowLayout::new(&table);
-        let relation = Arc::new(Relation { table, layout, wire });
+        let relation = Arc::new(Relation { table, layout, intake, wire });
         self.relations.insert(oid, Arc::clone(&relation));
         Ok(relation)
     }
@@ -260,15 +303,43 @@ impl KnownTables {
 
 impl Relation {
     fn matches(&self, message: &pgoutput::Relation) -> bool {
-        let key = |(place, column): (usize, &pgoutput::RelationColumn)| {
-            column.identity == self.table.is_key(place)
+        let is_key =
+            |wire: &WireColumn| self.table.key_columns().any(|column| column.attnum == wire.attnum);
+        let key = |(wire, column): (&WireColumn, &pgoutput::RelationColumn)| {
+            column.identity == is_key(wire)
         };
-        let full = message.columns.iter().all(|column| column.identity);
+        let any = self.is_append_only() || message.columns.iter().all(|column| column.identity);
         self.table.schema == message.schema
             && self.table.name == message.name
             && self.wire.len() == message.columns.len()
             && self.wire.iter().zip(&message.columns).all(|(wire, column)| wire.is(column))
-            && (full || message.columns.iter().enumerate().all(key))
+            && (any || self.wire.iter().zip(&message.columns).all(key))
+    }
+
+    /// Only inserts and TRUNCATEs are followed.
+    pub(crate) fn is_append_only(&self) -> bool {
+        self.intake.as_ref().is_some_and(Intake::is_append_only)
+    }
+}
+
+impl Relation {
+    /// What may be seen of a value that was read from the table itself.
+    pub(crate) fn mask<'a>(&self, place: usize, text: &'a [u8]) -> Cow<'a, [u8]> {
+        let as_it_is = Cow::Borrowed(text);
+        self.intake.as_ref().map_or(as_it_is, |intake| intake.mask(place, text))
+    }
+}
+
+impl Sent {
+    fn each(&self) -> Vec<SentColumn<'_>> {
+        let columns = self.columns.iter().zip(&self.certain);
+        columns
+            .map(|(column, is_certain)| SentColumn {
+                name: &column.name,
+                attnum: column.attnum,
+                is_certain: *is_certain,
+            })
+            .collect()
     }
 }
 
@@ -276,9 +347,12 @@ impl Relation {
     /// Whether the column `attnum` had this type when the rows were written. A modifier matters
     /// only to numbers of a declared precision.
     pub(crate) fn has_type(&self, attnum: i16, type_oid: u32, typmod: Option<i32>) -> bool {
-        let columns = self.table.columns.iter().zip(&self.wire);
-        columns.filter(|(column, _)| column.attnum == attnum).any(|(column, wire)| {
-            let plain = !matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Array(_));
+        let kind = self.table.columns.iter().find(|column| column.attnum == attnum);
+        let declared = |column: &Column| {
+            matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Array(_))
+        };
+        let plain = !kind.is_some_and(declared);
+        self.wire.iter().filter(|wire| wire.attnum == attnum).any(|wire| {
             let same = plain || typmod.is_none_or(|typmod| typmod == wire.typmod);
             wire.type_oid == type_oid && same
         })
@@ -286,8 +360,9 @@ impl Relation {
 }
 
 impl WireColumn {
-    fn of(column: &pgoutput::RelationColumn) -> Self {
-        Self { name: column.name.clone(), type_oid: column.type_oid, typmod: column.typmod }
+    fn of(column: &pgoutput::RelationColumn, attnum: i16) -> Self {
+        let name = column.name.clone();
+        Self { attnum, name, type_oid: column.type_oid, typmod: column.typmod }
     }
 
     fn is(&self, column: &pgoutput::RelationColumn) -> bool {
@@ -297,6 +372,11 @@ impl WireColumn {
 
 fn key_attnums(table: &Table) -> Vec<i16> {
     table.key_columns().map(|column| column.attnum).collect()
+}
+
+/// What the columns of the key are hashed with.
+fn key_hashes(table: &Table) -> Vec<Option<&str>> {
+    table.key_columns().map(hash_of).collect()
 }
 
 fn same_shape(known: &Table, fresh: &Table) -> bool {
@@ -318,9 +398,21 @@ fn changed_key(table: &Table, attnums: &[i16]) -> Error {
     )
 }
 
-/// The attribute numbers of the columns of `message`: by name from the catalog, else from the
+fn changed_hash(table: &Table) -> Error {
+    lost(
+        format!("go on with {}", table.full_name()),
+        "a column of its key is hashed in another way than before: rows of the two cannot be told \
+         apart",
+    )
+}
+
+/// The attribute numbers of the columns of `message`, and whether they are certain: by name from the catalog, else from the
 /// version before, else the lowest that is free, since a message lists them in ascending order.
-fn attnums(message: &pgoutput::Relation, raw: Option<&RawTable>, before: &Relation) -> Vec<i16> {
+fn attnums(
+    message: &pgoutput::Relation,
+    raw: Option<&RawTable>,
+    before: &Relation,
+) -> Vec<(i16, bool)> {
     let by_name = |name: &str| {
         let now = raw.and_then(|raw| raw.columns.iter().find(|c| !c.dropped && c.name == name));
         let then = || before.table.columns.iter().find(|column| column.name == name);
@@ -333,9 +425,9 @@ fn attnums(message: &pgoutput::Relation, raw: Option<&RawTable>, before: &Relati
     for attnum in &found {
         let free = |candidate: &i16| !found.contains(&Some(*candidate));
         let next = || (last.saturating_add(1)..i16::MAX).find(free).unwrap_or(i16::MAX);
-        let attnum = attnum.unwrap_or_else(next);
-        attnums.push(attnum);
-        last = attnum;
+        let number = attnum.unwrap_or_else(next);
+        attnums.push((number, attnum.is_some()));
+        last = number;
     }
     attnums
 }

@@ -5,9 +5,10 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::catalog::{RawTable, load_by_name};
+use crate::columns::RuleBook;
 use crate::config::PostgresConfig;
 use crate::error::Context;
-use crate::publication::{self, Publication};
+use crate::publication::{self, Publication, Wanted};
 use crate::server::Server;
 use crate::session::Session;
 use crate::slot::Slot;
@@ -58,12 +59,8 @@ async fn look(config: &PostgresConfig, findings: &mut Findings) -> Result<()> {
     findings.each("source: server", &server.obstacles(&config.application_name), seen);
     limits(&session, config, findings).await?;
     let tables = tables(&session, config, findings).await?;
-    match Publication::read(&session, &config.publication).await? {
-        Some(publication) => {
-            let seen = format!("{} publishes all tables", config.publication);
-            findings.each("source: publication", &publication.obstacles(&tables), seen);
-        }
-        None => creatable(&session, config, &tables, findings).await?,
+    for name in config.publications() {
+        publication(&session, config, &Wanted::new(config, &name, &tables), findings).await?;
     }
     slot(&session, config, findings).await
 }
@@ -74,7 +71,8 @@ async fn tables(
     findings: &mut Findings,
 ) -> Result<Vec<RawTable>> {
     let names = config.table_names()?;
-    let (tables, _) = load_by_name(session, &names, &config.publication).await?;
+    let (tables, types) = load_by_name(session, config).await?;
+    let book = RuleBook::new(config);
     for name in names {
         let full_name = format!("{}.{}", name.schema, name.name);
         let subject = format!("source: table {full_name}");
@@ -86,33 +84,61 @@ async fn tables(
                 "create it, or take it out of [source] tables",
             )),
             Some(table) => {
-                let obstacle: Vec<Error> = table.obstacle().into_iter().collect();
-                findings.each(&subject, &obstacle, "has a usable replica identity");
+                let rules = book.obstacles(table, &types);
+                let obstacles: Vec<Error> = table.obstacle().into_iter().chain(rules).collect();
+                let fine = if table.append_only {
+                    "only inserts and TRUNCATEs are followed"
+                } else {
+                    "has a usable replica identity"
+                };
+                findings.each(&subject, &obstacles, fine);
             }
         }
     }
     Ok(tables)
 }
 
-/// Whether the publication that is missing could be created.
-async fn creatable(
+async fn publication(
     client: &Client,
     config: &PostgresConfig,
-    tables: &[RawTable],
+    wanted: &Wanted<'_>,
     findings: &mut Findings,
 ) -> Result<()> {
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let name = &wanted.name;
+    let Some(publication) = Publication::read(client, config, name).await? else {
+        return creatable(client, wanted, findings).await;
+    };
+    let seen = format!("{name} publishes all tables");
+    findings.each("source: publication", &publication.obstacles(wanted), seen);
+    for table in publication::refused_updates(client, name).await? {
+        findings.risk(
+            "source: publication",
+            format!(
+                "{name} makes every UPDATE and DELETE of {table} fail: no key tells its rows apart"
+            ),
+            format!(
+                "ALTER TABLE {table} ADD PRIMARY KEY (..); or ALTER TABLE {table} REPLICA IDENTITY \
+                 FULL; or make the publication FOR the TABLEs that are read"
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Whether the publication that is missing could be created.
+async fn creatable(client: &Client, wanted: &Wanted<'_>, findings: &mut Findings) -> Result<()> {
+    let oids = wanted.oids();
     let query = "
         select has_database_privilege(current_database(), 'create')
                and not exists (select from pg_class where oid = any($1)
                                and not pg_has_role(relowner, 'usage'))";
     let row = client.query_one(query, &[&oids]).await;
     let may: bool = row.and_then(|row| row.try_get(0)).doing(|| "look at privileges".to_owned())?;
-    let name = &config.publication;
+    let name = &wanted.name;
     if may {
         findings.fine("source: publication", format!("{name} will be created"));
     } else {
-        let sql = publication::create_sql(name, tables);
+        let sql = wanted.create_sql();
         let seen = format!("{name} does not exist, and the role may not create it");
         let help = format!("let the owner of the tables run: {sql}");
         findings.0.push(Finding::trouble(Level::Blocker, "source: publication", seen, help));

@@ -1,5 +1,6 @@
 //! What the user says about the source database.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -7,12 +8,18 @@ use anabranch_core::{Error, ErrorKind, Result, Secret};
 use serde::Deserialize;
 use tokio_postgres::config::Host;
 
+use crate::columns::ColumnRules;
+
 /// The name of the slot and the publication unless said otherwise.
 const DEFAULT_NAME: &str = "anabranch";
 /// Bytes of events in one batch, which is one transaction of the log.
 const DEFAULT_BATCH_BYTES_MAX: usize = 16 << 20;
 /// Milliseconds between two position records while nothing happens.
 const DEFAULT_IDLE_POSITION_MS: u64 = 5_000;
+/// The name of the column that tells the rows of append-only tables apart.
+const DEFAULT_APPEND_KEY: &str = "_row";
+/// What the name of the publication of append-only tables ends with.
+const APPEND_SUFFIX: &str = "_append";
 /// PostgreSQL's own limit on names.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -31,6 +38,18 @@ pub struct PostgresConfig {
     /// The tables, as `schema.table`.
     #[serde(default)]
     pub tables: Vec<String>,
+    /// Those of the tables of which only inserts and TRUNCATEs are followed.
+    #[serde(default)]
+    pub append_only: Vec<String>,
+    /// The column that tells the rows of these apart.
+    #[serde(default = "default_append_key")]
+    pub append_key: String,
+    /// What becomes of single columns, by `schema.table`.
+    #[serde(default)]
+    pub columns: BTreeMap<String, ColumnRules>,
+    /// What columns are hashed with.
+    #[serde(default)]
+    pub hash_key: Option<Secret>,
     /// A file of PEM certificates to trust instead of the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -79,6 +98,10 @@ fn default_name() -> String {
     DEFAULT_NAME.to_owned()
 }
 
+fn default_append_key() -> String {
+    DEFAULT_APPEND_KEY.to_owned()
+}
+
 fn default_batch_bytes_max() -> usize {
     DEFAULT_BATCH_BYTES_MAX
 }
@@ -96,6 +119,10 @@ impl PostgresConfig {
             slot: default_name(),
             publication: default_name(),
             tables,
+            append_only: Vec::new(),
+            append_key: default_append_key(),
+            columns: BTreeMap::new(),
+            hash_key: None,
             ca_file: None,
             batch_bytes_max: default_batch_bytes_max(),
             idle_position_ms: default_idle_position_ms(),
@@ -149,6 +176,21 @@ impl PostgresConfig {
         Ok(names)
     }
 
+    /// The publication of the append-only tables. PostgreSQL refuses an application's updates of a
+    /// table without a key while any publication of it sends them, so these have one of their own.
+    pub(crate) fn append_publication(&self) -> String {
+        format!("{}{APPEND_SUFFIX}", self.publication)
+    }
+
+    /// The publications that the tables come through.
+    pub(crate) fn publications(&self) -> Vec<String> {
+        let is_appended = |table: &String| self.append_only.contains(table);
+        let main = !self.tables.iter().all(is_appended);
+        let append = !self.append_only.is_empty();
+        let main = main.then(|| self.publication.clone());
+        main.into_iter().chain(append.then(|| self.append_publication())).collect()
+    }
+
     /// Whether the names can be what they are meant for.
     ///
     /// # Errors
@@ -164,9 +206,11 @@ impl PostgresConfig {
             return Err(config(&format!("slot name {:?}", self.slot))
                 .with_help("a slot is named by up to 63 of a-z, 0-9 and _"));
         }
-        if self.publication.is_empty() || self.publication.len() > NAME_BYTES_MAX {
+        let publications = [self.publication.clone(), self.append_publication()];
+        let long = |name: &String| name.len() > NAME_BYTES_MAX;
+        if self.publication.is_empty() || publications.iter().any(long) {
             return Err(config(&format!("publication name {:?}", self.publication))
-                .with_help("a publication is named by 1 to 63 bytes"));
+                .with_help("a publication is named by 1 to 56 bytes"));
         }
         if self.tables.is_empty() {
             return Err(config("a source without tables")
@@ -175,7 +219,32 @@ impl PostgresConfig {
         if self.batch_bytes_max == 0 {
             return Err(config("batch_bytes_max = 0").with_help("leave it out for 16 MiB"));
         }
+        self.validate_rules()?;
         self.table_names().map(drop)
+    }
+
+    /// Rules are for tables that are read, and whole.
+    fn validate_rules(&self) -> Result<()> {
+        let unknown = |table: &&String| !self.tables.contains(table);
+        if let Some(table) = self.columns.keys().chain(&self.append_only).find(unknown) {
+            return Err(Error::new(ErrorKind::Config, format!("keep a rule for table {table}"))
+                .with_source("it is not read")
+                .with_help("name it in [source] tables first, as \"schema.table\""));
+        }
+        for (table, rules) in &self.columns {
+            rules.validate(table)?;
+        }
+        let hashed = self.columns.values().any(|rules| !rules.hash.is_empty());
+        if hashed && self.hash_key.as_ref().is_none_or(|key| key.expose().is_empty()) {
+            return Err(Error::new(ErrorKind::Config, "hash columns without a key")
+                .with_source("whoever can guess a value could look its hash up")
+                .with_help("set [source] hash_key = \"${HASH_KEY}\", a secret of your own"));
+        }
+        if self.append_key.is_empty() || self.append_key.len() > NAME_BYTES_MAX {
+            return Err(Error::new(ErrorKind::Config, "use append_key")
+                .with_help("a column is named by 1 to 63 bytes"));
+        }
+        Ok(())
     }
 }
 
@@ -256,8 +325,42 @@ mod tests {
             PostgresConfig { tables: vec![], ..good.clone() },
             PostgresConfig { tables: vec!["orders".into()], ..good.clone() },
             PostgresConfig { publication: String::new(), ..good.clone() },
-            PostgresConfig { batch_bytes_max: 0, ..good },
+            PostgresConfig { batch_bytes_max: 0, ..good.clone() },
+            PostgresConfig { append_key: String::new(), ..good },
         ];
         assert!(bad.iter().all(|config| config.validate().is_err()));
+    }
+
+    #[test]
+    fn rules_are_for_tables_that_are_read_and_hashes_have_a_key() {
+        let good = PostgresConfig::new("postgres://u@h/x", vec!["public.t".into()]);
+        let hash = ColumnRules { hash: vec!["email".into()], ..ColumnRules::default() };
+        let of = |table: &str| BTreeMap::from([(table.to_owned(), hash.clone())]);
+        let key = || Some(Secret::from("k".to_owned()));
+        let cases = [
+            (PostgresConfig { columns: of("public.t"), hash_key: key(), ..good.clone() }, ""),
+            (
+                PostgresConfig { columns: of("public.x"), hash_key: key(), ..good.clone() },
+                "public.x",
+            ),
+            (PostgresConfig { columns: of("public.t"), ..good.clone() }, "hash_key"),
+            (PostgresConfig { append_only: vec!["public.y".into()], ..good }, "public.y"),
+        ];
+        for (config, needle) in cases {
+            let report = config.validate().err().map(|error| error.report()).unwrap_or_default();
+            assert_eq!(report.is_empty(), needle.is_empty(), "{report}");
+            assert!(report.contains(needle), "{report}");
+        }
+    }
+
+    #[test]
+    fn append_only_tables_have_a_publication_of_their_own() {
+        let tables = vec!["public.t".to_owned(), "public.u".to_owned()];
+        let mut config = PostgresConfig::new("postgres://u@h/x", tables.clone());
+        assert_eq!(config.publications(), ["anabranch"]);
+        config.append_only = vec!["public.u".into()];
+        assert_eq!(config.publications(), ["anabranch", "anabranch_append"]);
+        config.append_only = tables;
+        assert_eq!(config.publications(), ["anabranch_append"]);
     }
 }

@@ -14,10 +14,12 @@
 mod batch;
 mod catalog;
 mod check;
+mod columns;
 mod config;
 mod copy_text;
 mod error;
 mod fields;
+mod intake;
 mod pgoutput;
 mod pgwire;
 mod publication;
@@ -36,6 +38,7 @@ mod transaction;
 mod value;
 
 pub use check::check;
+pub use columns::ColumnRules;
 pub use config::PostgresConfig;
 pub use session::connect;
 pub use source::PostgresSource;

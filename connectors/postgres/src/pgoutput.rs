@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::fields::Fields;
 pub(crate) use logical::Logical;
 pub(crate) use options::PluginOptions;
-pub(crate) use tuple::{Tuple, Value};
+pub(crate) use tuple::{Tuple, TupleBuilder, Value};
 pub(crate) use two_phase::TwoPhase;
 
 /// One message of the plugin.

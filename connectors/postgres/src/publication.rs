@@ -1,37 +1,111 @@
-//! The publication: what the server sends of which tables. It exists before the slot does.
+//! The publications: what the server sends of which tables. They exist before the slot does.
+//!
+//! ```text
+//! tables with a key ── <publication>          insert, update, delete, truncate
+//! append-only ones  ── <publication>_append   insert, truncate
+//! ```
+//!
+//! The invariant: no publication of ours makes an application's statement fail. PostgreSQL refuses
+//! to update a row that nothing identifies as long as any publication of its table sends updates,
+//! so the tables of which we follow the inserts have one that does not.
+//!
+//! A publication of ours lists no columns, not even where some are excluded: a list is fixed, so a
+//! column that is added later would never come, and no update would get through from the moment
+//! that a table is given `REPLICA IDENTITY FULL`. What is excluded is dropped as it arrives. A
+//! publication that lists columns is followed as it is.
 
 use anabranch_core::{Error, ErrorKind, Result};
 use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::Client;
 
 use crate::catalog::RawTable;
+use crate::config::PostgresConfig;
 use crate::error::Context;
+
+/// What is asked of a publication.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: String,
+    /// It is the one of the append-only tables.
+    append_only: bool,
+    tables: Vec<&'a RawTable>,
+}
 
 /// A publication as `pg_publication` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Publication {
     name: String,
-    /// Inserts, updates, deletes and TRUNCATEs, all of them.
-    complete: bool,
+    /// Inserts and TRUNCATEs.
+    appends: bool,
+    /// Updates and deletes, both or not even one of them.
+    changes: Option<bool>,
     via_root: bool,
+    /// Append-only tables that are in it.
+    append_only: Vec<String>,
+}
+
+impl<'a> Wanted<'a> {
+    /// What is wanted of the publication called `name`, if `tables` are those that are read.
+    pub(crate) fn new(config: &PostgresConfig, name: &str, tables: &'a [RawTable]) -> Self {
+        let append_only = name != config.publication;
+        let tables = tables.iter().filter(|table| table.append_only == append_only).collect();
+        Self { name: name.to_owned(), append_only, tables }
+    }
+
+    pub(crate) fn oids(&self) -> Vec<u32> {
+        self.tables.iter().map(|table| table.oid).collect()
+    }
+
+    fn kinds(&self) -> &'static str {
+        if self.append_only { "insert, truncate" } else { "insert, update, delete, truncate" }
+    }
+
+    /// The SQL that creates the publication.
+    pub(crate) fn create_sql(&self) -> String {
+        // Without ONLY the children of an inherited table would be in it, too.
+        let only = |table: &RawTable| if table.kind == 'p' { "" } else { "ONLY " };
+        let table = |table: &&RawTable| format!("{}{}", only(table), quoted(table));
+        let publish = if self.append_only {
+            format!("publish = '{}', ", self.kinds())
+        } else {
+            String::new()
+        };
+        format!(
+            "CREATE PUBLICATION {} FOR TABLE {} WITH ({publish}publish_via_partition_root = true);",
+            escape_identifier(&self.name),
+            self.tables.iter().map(table).collect::<Vec<_>>().join(", ")
+        )
+    }
 }
 
 impl Publication {
-    pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Self>> {
+    pub(crate) async fn read(
+        client: &Client,
+        config: &PostgresConfig,
+        name: &str,
+    ) -> Result<Option<Self>> {
         let action = || format!("look at publication {name}");
         let query = "
-            select pubinsert and pubupdate and pubdelete and pubtruncate, pubviaroot
+            select pubinsert and pubtruncate,
+                   case when pubupdate = pubdelete then pubupdate end, pubviaroot,
+                   array(select schemaname || '.' || tablename from pg_publication_tables
+                         where pubname = $1 and schemaname || '.' || tablename = any($2))
             from pg_publication where pubname = $1";
-        let Some(row) = client.query_opt(query, &[&name]).await.doing(action)? else {
-            return Ok(None);
+        let row = client.query_opt(query, &[&name, &config.append_only]).await.doing(action)?;
+        let read = |row: tokio_postgres::Row| {
+            Ok::<_, tokio_postgres::Error>(Self {
+                name: name.to_owned(),
+                appends: row.try_get(0)?,
+                changes: row.try_get(1)?,
+                via_root: row.try_get(2)?,
+                append_only: row.try_get(3)?,
+            })
         };
-        let complete = row.try_get(0).doing(action)?;
-        let via_root = row.try_get(1).doing(action)?;
-        Ok(Some(Self { name: name.to_owned(), complete, via_root }))
+        row.map(read).transpose().doing(action)
     }
 
-    /// Whether everything of `tables` is in it; each obstacle with the SQL that mends it.
-    pub(crate) fn obstacles(&self, tables: &[RawTable]) -> Vec<Error> {
+    /// Whether it is what is wanted; each obstacle with the SQL that mends it.
+    pub(crate) fn obstacles(&self, wanted: &Wanted<'_>) -> Vec<Error> {
         let name = escape_identifier(&self.name);
         let mend = |why: String, sql: String| {
             Error::new(ErrorKind::Config, format!("read from publication {}", self.name))
@@ -39,21 +113,25 @@ impl Publication {
                 .with_help(sql)
         };
         let mut obstacles = Vec::new();
-        if !self.complete {
-            obstacles.push(mend(
-                "it leaves out some kinds of changes".to_owned(),
-                format!(
-                    "ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"
-                ),
-            ));
+        if !self.appends || self.changes != Some(!wanted.append_only) {
+            let why = if self.appends && wanted.append_only {
+                "it publishes updates or deletes, which PostgreSQL refuses where no key tells rows \
+                 apart"
+            } else {
+                "it leaves out some kinds of changes"
+            };
+            let sql = format!("ALTER PUBLICATION {name} SET (publish = '{}');", wanted.kinds());
+            obstacles.push(mend(why.to_owned(), sql));
         }
-        if !self.via_root && tables.iter().any(|table| table.kind == 'p') {
+        let partitioned = wanted.tables.iter().filter(|table| table.kind == 'p');
+        let partitioned: Vec<String> = partitioned.map(|table| table.full_name()).collect();
+        if !self.via_root && !partitioned.is_empty() {
             obstacles.push(mend(
-                "it publishes partitions one by one".to_owned(),
+                format!("it publishes the partitions of {} one by one", partitioned.join(", ")),
                 format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);"),
             ));
         }
-        for table in tables.iter().filter(|table| table.published.is_none()) {
+        for table in wanted.tables.iter().filter(|table| table.published.is_none()) {
             obstacles.push(mend(
                 format!("it does not publish {}", table.full_name()),
                 format!(
@@ -64,31 +142,61 @@ impl Publication {
                 ),
             ));
         }
+        for table in self.append_only.iter().filter(|_| !wanted.append_only) {
+            obstacles.push(mend(
+                format!("it publishes updates of {table}, which is append-only"),
+                format!("ALTER PUBLICATION {name} DROP TABLE {table};"),
+            ));
+        }
         obstacles
     }
 }
 
-/// The SQL that creates the publication.
-pub(crate) fn create_sql(name: &str, tables: &[RawTable]) -> String {
-    let tables: Vec<String> = tables.iter().map(quoted).collect();
-    format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true);",
-        escape_identifier(name),
-        tables.join(", ")
-    )
-}
-
 /// Creates the publication.
-pub(crate) async fn create(client: &Client, name: &str, tables: &[RawTable]) -> Result<()> {
-    let sql = create_sql(name, tables);
-    client.batch_execute(&sql).await.doing(|| format!("create publication {name}")).map_err(
-        |error| match error.kind() {
+pub(crate) async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<()> {
+    let sql = wanted.create_sql();
+    let created = client.batch_execute(&sql).await;
+    created.doing(|| format!("create publication {}", wanted.name)).map_err(|error| {
+        match error.kind() {
             ErrorKind::Config => error.with_help(format!(
                 "let the owner of the tables run it, with CREATE on the database: {sql}"
             )),
             ErrorKind::Transient | ErrorKind::Rejected | ErrorKind::Lost | ErrorKind::Bug => error,
-        },
-    )
+        }
+    })
+}
+
+/// The error for a publication that a stream cannot go on without.
+pub(crate) fn dropped(wanted: &Wanted<'_>) -> Error {
+    Error::new(ErrorKind::Config, format!("read from publication {}", wanted.name))
+        .with_source("it was dropped, and changes since then cannot be told apart")
+        .with_help(format!(
+            "run `anabranch teardown` and start again; if nothing was written since it was \
+             dropped: {}",
+            wanted.create_sql()
+        ))
+}
+
+/// Tables of publication `name` of which an application can neither update nor delete rows, since
+/// nothing identifies them (with partitions, each by itself).
+pub(crate) async fn refused_updates(client: &Client, name: &str) -> Result<Vec<String>> {
+    let action = || format!("look at the tables of publication {name}");
+    let query = "
+        select distinct leaf.oid::regclass::text
+        from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
+        join pg_namespace n on n.nspname = t.schemaname
+        join pg_class c on c.relname = t.tablename and c.relnamespace = n.oid
+        cross join lateral (
+          select c.oid union select relid from pg_partition_tree(c.oid) where isleaf) member(oid)
+        join pg_class leaf on leaf.oid = member.oid and leaf.relkind = 'r'
+        where p.pubname = $1 and (p.pubupdate or p.pubdelete) and leaf.relreplident <> 'f'
+          and not exists (
+            select from pg_index i where i.indrelid = leaf.oid and i.indimmediate and i.indisvalid
+            and case leaf.relreplident when 'd' then i.indisprimary
+                when 'i' then i.indisreplident else false end)
+        order by 1";
+    let rows = client.query(query, &[&name]).await.doing(action)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().doing(action)
 }
 
 /// `"schema"."table"`.
@@ -101,23 +209,43 @@ mod tests {
     use super::*;
     use crate::catalog::tests::raw_orders;
 
+    fn wanted<'a>(tables: &'a [RawTable], append_only: bool) -> Wanted<'a> {
+        Wanted { name: "p".into(), append_only, tables: tables.iter().collect() }
+    }
+
     #[test]
-    fn the_sql_quotes_names() {
-        let odd = RawTable { table: "Od\"d".into(), ..raw_orders() };
+    fn the_sql_quotes_names_and_leaves_children_out() {
+        let odd = RawTable { table: "Od\"d".into(), kind: 'p', ..raw_orders() };
+        let tables = [raw_orders(), odd];
         assert_eq!(
-            create_sql("p", &[raw_orders(), odd]),
-            "CREATE PUBLICATION \"p\" FOR TABLE \"shop\".\"orders\", \"shop\".\"Od\"\"d\" \
+            wanted(&tables, false).create_sql(),
+            "CREATE PUBLICATION \"p\" FOR TABLE ONLY \"shop\".\"orders\", \"shop\".\"Od\"\"d\" \
              WITH (publish_via_partition_root = true);"
         );
+        let sql = wanted(&tables, true).create_sql();
+        assert!(sql.contains("(publish = 'insert, truncate', publish_via"), "{sql}");
     }
 
     #[test]
     fn every_obstacle_says_what_mends_it() {
-        let partitioned = RawTable { kind: 'p', ..raw_orders() };
-        let publication = Publication { name: "p".into(), complete: false, via_root: false };
-        let obstacles = publication.obstacles(&[partitioned]);
-        let reports: Vec<String> = obstacles.iter().map(Error::report).collect();
-        assert_eq!(reports.len(), 3);
-        assert!(reports.iter().all(|report| report.contains("ALTER PUBLICATION \"p\"")));
+        let tables = [RawTable { kind: 'p', ..raw_orders() }];
+        let publication = Publication {
+            name: "p".into(),
+            appends: true,
+            changes: Some(false),
+            via_root: false,
+            append_only: vec!["shop.audit".into()],
+        };
+        let reports = |append_only| {
+            let obstacles = publication.obstacles(&wanted(&tables, append_only));
+            obstacles.iter().map(Error::report).collect::<Vec<_>>()
+        };
+        assert_eq!(reports(false).len(), 4);
+        assert!(reports(false).iter().all(|report| report.contains("ALTER PUBLICATION \"p\"")));
+        assert!(reports(false)[1].contains("shop.orders"));
+        assert_eq!(reports(true).len(), 2, "it sends what is wanted, but not of this table");
+        let changes = Publication { changes: None, ..publication.clone() };
+        let obstacles = changes.obstacles(&wanted(&tables, true));
+        assert!(obstacles[0].report().contains("SET (publish = 'insert, truncate')"));
     }
 }

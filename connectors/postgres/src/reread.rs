@@ -13,6 +13,7 @@
 mod lookup;
 mod visibility;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,15 +203,17 @@ impl Reread {
             }
         }
         let merged = Merged { new: &missing.new, old: missing.old.as_ref(), relation };
-        let mut values: Vec<Value<'_>> = merged.values().collect();
-        for (place, value) in values.iter_mut().enumerate() {
-            if *value == Value::Unchanged {
-                *value = match current(place) {
-                    Some(Current::Value(text)) => Value::Text(text),
-                    Some(Current::Null | Current::TypeChanged) | None => Value::Null,
-                };
-            }
-        }
+        let filled: Vec<Option<Cow<'_, [u8]>>> = merged
+            .values()
+            .enumerate()
+            .map(|(place, value)| match (value, current(place)) {
+                (Value::Text(text), _) => Some(Cow::Borrowed(text)),
+                (Value::Unchanged, Some(Current::Value(text))) => Some(relation.mask(place, text)),
+                (Value::Null | Value::Unchanged, _) => None,
+            })
+            .collect();
+        let values: Vec<Value<'_>> =
+            filled.iter().map(|text| text.as_deref().map_or(Value::Null, Value::Text)).collect();
         let row = self.writer.row(&relation.layout, values.iter().copied());
         let value = |place: usize| values.get(place).copied();
         *after = Some(row.map_err(|bad| bad.error(&relation.table, value))?);
@@ -234,7 +237,7 @@ fn wanted(drafts: &[Draft]) -> (WantedRows, BTreeSet<u32>) {
         let relation = &missing.relation;
         let row = rows.entry((relation.table.oid, key.clone())).or_insert_with(|| Wanted {
             relation: Arc::clone(relation),
-            key: key_texts(missing),
+            key: missing.key.clone(),
             attnums: BTreeSet::new(),
         });
         // The newest version of the table knows the most columns.
@@ -243,16 +246,6 @@ fn wanted(drafts: &[Draft]) -> (WantedRows, BTreeSet<u32>) {
         row.attnums.extend(columns.map(|column| column.attnum));
     }
     (rows, xids)
-}
-
-fn key_texts(missing: &Missing) -> Vec<Bytes> {
-    let relation = &missing.relation;
-    let merged = Merged { new: &missing.new, old: missing.old.as_ref(), relation };
-    let text = |place: &usize| match merged.value(*place) {
-        Some(Value::Text(text)) => Bytes::copy_from_slice(text),
-        Some(Value::Null | Value::Unchanged) | None => Bytes::new(),
-    };
-    relation.table.key.iter().map(text).collect()
 }
 
 async fn finish(client: &Client, how: &str) -> Result<()> {

@@ -26,8 +26,9 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use crate::catalog::{RawTable, Relation, load_by_name};
 use crate::copy_text;
 use crate::error::{Context, bug};
+use crate::intake::{APPEND_ATTNUM, append_key};
 use crate::pgoutput::Value;
-use crate::publication::{self, Publication, quoted};
+use crate::publication::{self, Publication, Wanted, quoted};
 use crate::row::RowWriter;
 use crate::session::Session;
 use crate::slot::Slot;
@@ -65,7 +66,7 @@ async fn open(run: &mut Run) -> Result<Opened> {
         if let Some(slot) = Slot::read(&run.session, &run.config.slot).await? {
             slot.drop(&run.session).await?;
         }
-        ensure_publication(run).await?;
+        ensure_publications(run).await?;
         let (point, snapshot) = create_slot(run).await?;
         if point >= Lsn::VERSION_LIMIT {
             return Err(bug("begin a history", format!("{point} is past what versions can hold")));
@@ -81,14 +82,14 @@ async fn open(run: &mut Run) -> Result<Opened> {
         .with_help("let ALTER TABLE, TRUNCATE, CLUSTER and VACUUM FULL rest for a moment"))
 }
 
-async fn ensure_publication(run: &Run) -> Result<()> {
-    let name = &run.config.publication;
-    if Publication::read(&run.session, name).await?.is_some() {
-        return Ok(());
+async fn ensure_publications(run: &Run) -> Result<()> {
+    let (tables, _) = load_by_name(&run.session, &run.config).await?;
+    for name in run.config.publications() {
+        if Publication::read(&run.session, &run.config, &name).await?.is_none() {
+            publication::create(&run.session, &Wanted::new(&run.config, &name, &tables)).await?;
+        }
     }
-    let names = run.config.table_names()?;
-    let (tables, _) = load_by_name(&run.session, &names, name).await?;
-    publication::create(&run.session, name, &tables).await
+    Ok(())
 }
 
 /// Creates the slot, which waits until every transaction that runs now has ended.
@@ -114,9 +115,8 @@ async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Open
         escape_literal(snapshot)
     );
     session.batch_execute(&begin).await.doing(action)?;
-    let names = run.config.table_names()?;
-    let (tables, types) = load_by_name(&session, &names, &run.config.publication).await?;
-    if tables.len() != names.len() {
+    let (tables, types) = load_by_name(&session, &run.config).await?;
+    if tables.len() != run.config.table_names()?.len() {
         return Err(
             Error::new(ErrorKind::Transient, action()).with_source("a table came or went just now")
         );
@@ -159,12 +159,23 @@ fn from(table: &RawTable) -> String {
     format!("{only}{}", quoted(table))
 }
 
-fn copy_sql(table: &RawTable) -> String {
-    let columns: Vec<String> =
-        table.published_columns().iter().map(|column| escape_identifier(&column.name)).collect();
+/// Only what stays is selected: what is left out does not even leave the server.
+fn copy_sql(table: &RawTable, relation: &Relation) -> String {
+    let columns = relation.table.columns.iter();
+    let columns: Vec<String> = columns
+        .filter(|column| column.attnum != APPEND_ATTNUM)
+        .map(|column| escape_identifier(&column.name))
+        .collect();
     let filter = table.published.as_ref().and_then(|published| published.filter.as_ref());
     let filter = filter.map(|filter| format!(" where {filter}")).unwrap_or_default();
     format!("copy (select {} from {}{filter}) to stdout", columns.join(", "), from(table))
+}
+
+fn mask<'a>(relation: &Relation, place: usize, text: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+    match text {
+        Cow::Borrowed(text) => relation.mask(place, text),
+        Cow::Owned(text) => Cow::Owned(relation.mask(place, &text).into_owned()),
+    }
 }
 
 /// The copy under way.
@@ -212,7 +223,7 @@ impl<'a> Copying<'a> {
         let action = || format!("copy {name}");
         let relation = self.run.catalog.relation(table.oid).cloned();
         let relation = relation.ok_or_else(|| bug(action(), "it is not in the catalog"))?;
-        let mut rows = pin!(session.copy_out(&copy_sql(table)).await.doing(action)?);
+        let mut rows = pin!(session.copy_out(&copy_sql(table, &relation)).await.doing(action)?);
         while let Some(line) = rows.next().await {
             self.row(&relation, &line.doing(action)?)?;
             if self.bytes >= self.run.config.batch_bytes_max {
@@ -224,7 +235,16 @@ impl<'a> Copying<'a> {
     }
 
     fn row(&mut self, relation: &Arc<Relation>, line: &Bytes) -> Result<()> {
-        let texts: Vec<Option<Cow<'_, [u8]>>> = copy_text::values(line).collect();
+        self.position.ordinal += 1;
+        let key = relation.is_append_only().then(|| append_key(self.position));
+        let key = key.map(|key| Some(Cow::Owned(key.into_bytes())));
+        let copied = copy_text::values(line);
+        let texts: Vec<Option<Cow<'_, [u8]>>> = key
+            .into_iter()
+            .chain(copied)
+            .enumerate()
+            .map(|(place, text)| text.map(|text| mask(relation, place, text)))
+            .collect();
         if texts.len() != relation.table.columns.len() {
             return Err(bug("read a copied row", "it has another number of columns"));
         }
@@ -236,7 +256,6 @@ impl<'a> Copying<'a> {
         let key = key.map_err(|bad| bad.error(table, value))?;
         let row = self.writer.row(&relation.layout, values.iter().copied());
         let row = row.map_err(|bad| bad.error(table, value))?;
-        self.position.ordinal += 1;
         let change = Change::Row {
             op: Op::Read,
             key,
@@ -280,11 +299,17 @@ impl<'a> Copying<'a> {
 mod tests {
     use super::*;
     use crate::catalog::tests::raw_orders;
+    use crate::catalog::{Catalog, KnownTables, Types};
+
+    fn sql(table: &RawTable) -> String {
+        let mut catalog = Catalog::new(vec![], KnownTables::default());
+        copy_sql(table, &catalog.adopt(table, &Types::default()).unwrap())
+    }
 
     #[test]
     fn a_copy_lists_its_columns_and_filters() {
         assert_eq!(
-            copy_sql(&raw_orders()),
+            sql(&raw_orders()),
             "copy (select \"id\", \"note\" from only \"shop\".\"orders\") to stdout"
         );
         let published = crate::catalog::Published {
@@ -293,7 +318,7 @@ mod tests {
         };
         let partitioned = RawTable { kind: 'p', published: Some(published), ..raw_orders() };
         assert_eq!(
-            copy_sql(&partitioned),
+            sql(&partitioned),
             "copy (select \"id\" from \"shop\".\"orders\" where (id > 5)) to stdout"
         );
     }

@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
+use crate::columns::RuleBook;
 use crate::config::PostgresConfig;
 use crate::error::{Context, bug};
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
-use crate::publication::{self, Publication};
+use crate::publication::{self, Publication, Wanted};
 use crate::server::Server;
 use crate::session::Session;
 use crate::slot::{Plan, Slot, decide, settle};
@@ -137,13 +138,14 @@ impl PostgresSource {
         let names = (config.slot.as_str(), endpoint.database.as_str());
         let plan = plan(&session, after.as_ref(), identity, names).await?;
         let (tables, types) = self.tables(&session).await?;
-        self.check_publication(&session, &plan, &tables).await?;
+        self.check_publications(&session, &plan, &tables).await?;
         if plan == Plan::Stream {
             self.require_known(&tables)?;
         }
-        let mut catalog = Catalog::new(config.table_names()?, self.known.clone());
+        let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
+            .with_rules(RuleBook::new(config));
         for table in &tables {
-            if plan != Plan::Stream || !catalog.resume(table.oid) {
+            if plan != Plan::Stream || !catalog.resume(table) {
                 catalog.adopt(table, &types)?;
             }
         }
@@ -169,7 +171,8 @@ impl PostgresSource {
     /// The configured tables; each must be there and fit to be read.
     async fn tables(&self, session: &Session) -> Result<(Vec<RawTable>, Types)> {
         let names = self.config.table_names()?;
-        let (tables, types) = load_by_name(session, &names, &self.config.publication).await?;
+        let (tables, types) = load_by_name(session, &self.config).await?;
+        let book = RuleBook::new(&self.config);
         for name in names {
             let table = tables.iter().find(|table| table.name() == name);
             let full_name = format!("{}.{}", name.schema, name.name);
@@ -179,6 +182,7 @@ impl PostgresSource {
                     .with_help("create it, or take it out of [source] tables")
             })?;
             table.require_readable()?;
+            book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
         }
         Ok((tables, types))
     }
@@ -196,30 +200,23 @@ impl PostgresSource {
             ))
     }
 
-    async fn check_publication(
+    async fn check_publications(
         &self,
         session: &Session,
         plan: &Plan,
         tables: &[RawTable],
     ) -> Result<()> {
-        let name = &self.config.publication;
-        let publication = Publication::read(session, name).await?;
-        match (publication, plan) {
-            (Some(publication), _) => {
-                publication.obstacles(tables).into_iter().next().map_or(Ok(()), Err)
+        for name in self.config.publications() {
+            let wanted = Wanted::new(&self.config, &name, tables);
+            match (Publication::read(session, &self.config, &name).await?, plan) {
+                (Some(publication), _) => {
+                    publication.obstacles(&wanted).into_iter().next().map_or(Ok(()), Err)?;
+                }
+                (None, Plan::Begin { .. }) => {}
+                (None, Plan::Stream) => return Err(publication::dropped(&wanted)),
             }
-            (None, Plan::Begin { .. }) => Ok(()),
-            (None, Plan::Stream) => Err(Error::new(
-                ErrorKind::Config,
-                format!("read from publication {name}"),
-            )
-            .with_source("it was dropped, and changes since then cannot be told apart")
-            .with_help(format!(
-                "run `anabranch teardown` and start again; if nothing was written since it was \
-                 dropped: {}",
-                publication::create_sql(name, tables)
-            ))),
         }
+        Ok(())
     }
 }
 

@@ -55,7 +55,8 @@ impl Streaming {
         if cursor.phase == anabranch_core::Phase::Streaming {
             durable.confirm(cursor.confirm);
         }
-        let options = PluginOptions { server_version, streaming: false }.sql(&config.publication);
+        let options =
+            PluginOptions { server_version, streaming: false }.sql(&config.publications());
         let stream = replication
             .start((&config.slot, &options), cursor.confirm, durable)
             .await
@@ -171,8 +172,8 @@ impl Streaming {
             return Ok(());
         }
         let type_oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
-        let publication = &self.config.publication;
-        let (raw, types) = load_by_oid(&self.session, message.oid, publication, &type_oids).await?;
+        let (raw, types) =
+            load_by_oid(&self.session, message.oid, &self.config, &type_oids).await?;
         if let Some(table) = self.catalog.adopt_message(message, raw.as_ref(), &types)? {
             tracing::info!(table = table.full_name(), version = table.version, "schema changed");
             self.builder.announce(table);

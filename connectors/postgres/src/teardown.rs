@@ -1,4 +1,4 @@
-//! Takes away what a source has left on the server: the slot and the publication.
+//! Takes away what a source has left on the server: the slot and the publications.
 
 use anabranch_core::{Error, ErrorKind, Result};
 use postgres_protocol::escape::escape_identifier;
@@ -16,27 +16,26 @@ use crate::slot::Slot;
 /// If the server cannot be asked.
 pub async fn teardown_plan(config: &PostgresConfig) -> Result<Vec<String>> {
     let session = Session::open(config).await?;
-    let (slot, publication) = leftovers(&session, config).await?;
+    let (slot, publications) = leftovers(&session, config).await?;
     let slot = slot.map(|slot| {
         let used = slot.active_pid.map(|pid| format!(", once process {pid} no longer uses it"));
         format!("drop slot {} of the source database{}", slot.name, used.unwrap_or_default())
     });
-    let name = &config.publication;
-    let publication = publication.map(|owner| match owner {
+    let publications = publications.iter().map(|(name, owner)| match owner {
         Owner::Us => format!("drop publication {name} of the source database"),
         Owner::Another => format!("leave publication {name}, which belongs to another role"),
     });
-    Ok(slot.into_iter().chain(publication).collect())
+    Ok(slot.into_iter().chain(publications).collect())
 }
 
-/// Drops the slot, unless it is in use, and the publication, if it is ours to drop.
+/// Drops the slot, unless it is in use, and the publications, if they are ours to drop.
 ///
 /// # Errors
 ///
 /// `Config` if the slot is in use or somebody else's; then nothing is dropped.
 pub async fn teardown(config: &PostgresConfig) -> Result<()> {
     let session = Session::open(config).await?;
-    let (slot, publication) = leftovers(&session, config).await?;
+    let (slot, publications) = leftovers(&session, config).await?;
     if let Some(slot) = slot {
         if let Some(used) = slot.in_use() {
             return Err(Error::new(ErrorKind::Config, format!("drop slot {}", slot.name))
@@ -45,10 +44,9 @@ pub async fn teardown(config: &PostgresConfig) -> Result<()> {
         }
         slot.drop(&session).await?;
     }
-    if publication == Some(Owner::Us) {
-        let sql = format!("drop publication if exists {}", escape_identifier(&config.publication));
-        let action = || format!("drop publication {}", config.publication);
-        session.batch_execute(&sql).await.doing(action)?;
+    for (name, _) in publications.iter().filter(|(_, owner)| *owner == Owner::Us) {
+        let sql = format!("drop publication if exists {}", escape_identifier(name));
+        session.batch_execute(&sql).await.doing(|| format!("drop publication {name}"))?;
     }
     Ok(())
 }
@@ -60,11 +58,12 @@ enum Owner {
     Another,
 }
 
-/// The slot and the publication, so far as they are there.
+/// The slot and the publications, so far as they are there; the second one may be a leftover of an
+/// earlier configuration.
 async fn leftovers(
     client: &Client,
     config: &PostgresConfig,
-) -> Result<(Option<Slot>, Option<Owner>)> {
+) -> Result<(Option<Slot>, Vec<(String, Owner)>)> {
     let slot = Slot::read(client, &config.slot).await?;
     if let Some(slot) = &slot
         && (slot.plugin.as_deref() != Some("pgoutput")
@@ -74,13 +73,19 @@ async fn leftovers(
             .with_source("it was made by somebody else")
             .with_help("choose another name in [source] slot"));
     }
-    Ok((slot, owner(client, &config.publication).await?))
+    let names = [config.publication.clone(), config.append_publication()];
+    Ok((slot, owners(client, &names).await?))
 }
 
-async fn owner(client: &Client, publication: &str) -> Result<Option<Owner>> {
-    let action = || format!("look at publication {publication}");
-    let query = "select pg_has_role(pubowner, 'usage') from pg_publication where pubname = $1";
-    let row = client.query_opt(query, &[&publication]).await.doing(action)?;
-    let is_ours: Option<bool> = row.map(|row| row.try_get(0)).transpose().doing(action)?;
-    Ok(is_ours.map(|is_ours| if is_ours { Owner::Us } else { Owner::Another }))
+async fn owners(client: &Client, names: &[String]) -> Result<Vec<(String, Owner)>> {
+    let action = || "look at the publications".to_owned();
+    let query = "
+        select pubname::text, pg_has_role(pubowner, 'usage') from pg_publication
+        where pubname = any($1) order by 1";
+    let read = |row: &tokio_postgres::Row| {
+        let is_ours: bool = row.try_get(1)?;
+        Ok((row.try_get(0)?, if is_ours { Owner::Us } else { Owner::Another }))
+    };
+    let rows = client.query(query, &[&names]).await.doing(action)?;
+    rows.iter().map(read).collect::<Result<_, tokio_postgres::Error>>().doing(action)
 }

@@ -60,6 +60,8 @@ pub(crate) struct Draft {
 #[derive(Debug)]
 pub(crate) struct Missing {
     pub(crate) relation: Arc<Relation>,
+    /// The texts of the key, as the source has them.
+    pub(crate) key: Vec<Bytes>,
     pub(crate) new: Tuple,
     pub(crate) old: Option<OldTuple>,
     /// Places of the columns without a value.
@@ -234,8 +236,12 @@ impl Assembler {
         }
         // A table that is published but not configured counts, and that is all.
         let (Some(relation), Some(open)) = (relation, self.open.as_mut()) else { return Ok(()) };
+        if relation.is_append_only() && op != Op::Create {
+            return Ok(());
+        }
         let part = open.parts.row(relation.table.oid, relation.table.version);
-        let row = RowChange { relation, op, old, new };
+        let position = open.position(epoch);
+        let row = RowChange::admitted(relation, (op, old, new), position)?;
         row.changes(&mut self.writer, |change, missing| {
             let event = open.event(epoch, relation, part, change);
             drafts.push(Draft { event, missing });
@@ -244,11 +250,15 @@ impl Assembler {
 }
 
 impl Open {
-    fn event(&self, epoch: Epoch, relation: &Relation, part: u8, change: Change) -> Event {
+    fn position(&self, epoch: Epoch) -> Position {
         let commit_lsn = self.transaction.commit_lsn;
+        Position { epoch, commit_lsn, ordinal: self.ordinal }
+    }
+
+    fn event(&self, epoch: Epoch, relation: &Relation, part: u8, change: Change) -> Event {
         Event {
             table: Arc::clone(&relation.table),
-            position: Position { epoch, commit_lsn, ordinal: self.ordinal },
+            position: self.position(epoch),
             part,
             transaction: Arc::clone(&self.transaction),
             change,
@@ -262,9 +272,39 @@ struct RowChange<'a> {
     op: Op,
     old: Option<OldTuple>,
     new: Option<Tuple>,
+    /// Both as they were sent, if they are not what was.
+    sent: Option<(Option<OldTuple>, Option<Tuple>)>,
 }
 
-impl RowChange<'_> {
+impl<'a> RowChange<'a> {
+    /// With what may be seen of the tuples.
+    fn admitted(
+        relation: &'a Arc<Relation>,
+        (op, old, new): (Op, Option<OldTuple>, Option<Tuple>),
+        position: Position,
+    ) -> Result<Self> {
+        let action = || format!("read a row of {}", relation.table.full_name());
+        let width = |tuple: &Tuple| {
+            bug(action(), format!("{} values are not those of its columns", tuple.len()))
+        };
+        let Some(intake) = &relation.intake else {
+            let columns = relation.table.columns.len();
+            let mut tuples = old.iter().map(OldTuple::tuple).chain(&new);
+            return match tuples.find(|tuple| tuple.len() != columns) {
+                Some(tuple) => Err(width(tuple)),
+                None => Ok(Self { relation, op, old, new, sent: None }),
+            };
+        };
+        let admit = |tuple: &Tuple| intake.admit(tuple, position).ok_or_else(|| width(tuple));
+        let admit_old = |old: &OldTuple| match old {
+            OldTuple::Key(tuple) => admit(tuple).map(OldTuple::Key),
+            OldTuple::Full(tuple) => admit(tuple).map(OldTuple::Full),
+        };
+        let admitted_old = old.as_ref().map(admit_old).transpose()?;
+        let admitted_new = new.as_ref().map(admit).transpose()?;
+        Ok(Self { relation, op, old: admitted_old, new: admitted_new, sent: Some((old, new)) })
+    }
+
     /// One change; two if the key changed: the old key goes, then the new one comes.
     fn changes(
         self,
@@ -275,13 +315,12 @@ impl RowChange<'_> {
             Some(old) => (Some(self.key(writer, old)?), Some(self.record(writer, old)?)),
             None => (None, None),
         };
-        let Self { relation, op, old, new } = self;
+        let Self { relation, op, old, new, sent } = self;
         let Some(new) = new else {
             let key = old_key.ok_or_else(|| bug("read the stream", "a delete without a key"))?;
             push(row_change(Op::Delete, key, before, None), None);
             return Ok(());
         };
-        check_width(relation, &new)?;
         let merged = Merged { new: &new, old: old.as_ref(), relation };
         let value = |place: usize| merged.value(place);
         let bad = |bad: BadValue| bad.error(&relation.table, value);
@@ -294,8 +333,13 @@ impl RowChange<'_> {
             (None, Some(places))
         };
         let full = matches!(old, Some(OldTuple::Full(_)));
-        let missing = missing
-            .map(|places| Box::new(Missing { relation: Arc::clone(relation), new, old, places }));
+        let missing = missing.map(|places| {
+            let key = match &sent {
+                Some((sent_old, Some(sent_new))) => key_texts(relation, sent_old, sent_new),
+                Some((_, None)) | None => key_texts(relation, &old, &new),
+            };
+            Box::new(Missing { relation: Arc::clone(relation), key, new, old, places })
+        });
         match old_key.filter(|old_key| *old_key != key) {
             Some(old_key) => {
                 push(row_change(Op::Delete, old_key, before, None), None);
@@ -307,7 +351,6 @@ impl RowChange<'_> {
     }
 
     fn key(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
-        check_width(self.relation, old.tuple())?;
         let value = |place: usize| old.tuple().value(place);
         let key = writer.key(&self.relation.layout, value);
         key.map_err(|bad| bad.error(&self.relation.table, value))
@@ -324,13 +367,18 @@ fn row_change(op: Op, key: Bytes, before: Option<Bytes>, after: Option<Bytes>) -
     Change::Row { op, key, before, after, unchanged: Vec::new() }
 }
 
-fn check_width(relation: &Relation, tuple: &Tuple) -> Result<()> {
-    let columns = relation.table.columns.len();
-    if tuple.len() == columns {
-        return Ok(());
-    }
-    let table = relation.table.full_name();
-    Err(bug(format!("read a row of {table}"), format!("{} values, {columns} columns", tuple.len())))
+/// The texts of the key in a row as it was sent, for a look at it in the source.
+fn key_texts(relation: &Relation, old: &Option<OldTuple>, new: &Tuple) -> Vec<Bytes> {
+    let text = |place: &usize| {
+        let place = relation.intake.as_ref().map_or(Some(*place), |i| i.sent_place(*place))?;
+        let new = new.value(place)?;
+        let old = || old.as_ref()?.tuple().value(place);
+        match if new == Value::Unchanged { old()? } else { new } {
+            Value::Text(text) => Some(Bytes::copy_from_slice(text)),
+            Value::Null | Value::Unchanged => None,
+        }
+    };
+    relation.table.key.iter().map(|place| text(place).unwrap_or_default()).collect()
 }
 
 /// A new row whose unchanged values come from the old one where that has them.

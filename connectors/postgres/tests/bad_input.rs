@@ -111,7 +111,7 @@ async fn roles_that_may_not() {
     database.run(&format!("grant select on t to {role}")).await;
     // The publication is for the owner to create; the refusal comes when it is tried.
     let findings = check(&as_role("p")).await;
-    let sql = "CREATE PUBLICATION \"anabranch\" FOR TABLE \"public\".\"t\"";
+    let sql = "CREATE PUBLICATION \"anabranch\" FOR TABLE ONLY \"public\".\"t\"";
     assert!(findings.iter().any(|f| f.help.contains(sql)), "{findings:?}");
     database.run("create publication anabranch for table t").await;
     assert!(check(&as_role("p")).await.iter().all(|finding| finding.level < Level::Blocker));

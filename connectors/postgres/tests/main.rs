@@ -8,8 +8,10 @@
 
 mod bad_input;
 mod clusters;
+mod columns;
 mod connection;
 mod handover;
+mod keys;
 mod lost;
 mod messages;
 mod order;

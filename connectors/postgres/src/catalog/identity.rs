@@ -59,7 +59,8 @@ impl NoIdentity {
         match self {
             Self::NoPrimaryKey => format!(
                 "ALTER TABLE {table} ADD PRIMARY KEY (..); or, with a unique index over NOT NULL \
-                 columns: ALTER TABLE {table} REPLICA IDENTITY USING INDEX ..;"
+                 columns: ALTER TABLE {table} REPLICA IDENTITY USING INDEX ..; or name it in \
+                 [source] append_only to follow its inserts alone"
             ),
             Self::Deferrable => format!(
                 "make the primary key NOT DEFERRABLE, or, with another unique index over NOT NULL \

@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Row};
 use super::WireColumn;
 use super::identity::identity_of;
 use super::types::{TypeInfo, Types};
-use crate::config::TableName;
+use crate::config::{PostgresConfig, TableName};
 use crate::error::Context;
 
 /// A table as `pg_catalog` has it.
@@ -27,12 +27,23 @@ pub(crate) struct RawTable {
     pub(crate) identity_index: Option<RawIndex>,
     /// `relreplident` of its partitions, each once.
     pub(crate) leaf_identities: Vec<char>,
-    /// Whether we may read it.
-    pub(crate) may_select: bool,
+    pub(crate) access: Access,
+    /// Only inserts and TRUNCATEs are followed, through a publication of their own.
+    pub(crate) append_only: bool,
     /// In the order of their numbers, dropped ones included.
     pub(crate) columns: Vec<RawColumn>,
     /// What the publication has to say; `None` if the table is not in it.
     pub(crate) published: Option<Published>,
+}
+
+/// What we may read of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Full,
+    /// SELECT is not granted.
+    None,
+    /// Policies hide rows of it.
+    RowsHidden,
 }
 
 /// How a publication publishes a table.
@@ -61,7 +72,18 @@ pub(crate) struct RawColumn {
     pub(crate) typmod: i32,
     pub(crate) type_name: String,
     pub(crate) dropped: bool,
-    pub(crate) generated: bool,
+    pub(crate) generated: Generated,
+    /// A text, or a domain over one.
+    pub(crate) is_text: bool,
+}
+
+/// Whether a column is computed, and whether its values can be sent all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generated {
+    No,
+    /// Stored, and sent if the publication lists it (from PostgreSQL 18 on).
+    IfListed,
+    Never,
 }
 
 impl RawTable {
@@ -97,10 +119,26 @@ impl RawTable {
                 format!("ALTER TABLE {name} SET LOGGED;"),
             );
         }
-        if !self.may_select {
-            return refuse("SELECT is not granted", format!("GRANT SELECT ON {name} TO <role>;"));
+        match self.access {
+            Access::Full => {}
+            Access::None => {
+                let help = format!("GRANT SELECT ON {name} TO <role>;");
+                return refuse("SELECT is not granted", help);
+            }
+            Access::RowsHidden => {
+                let help = "ALTER ROLE <role> BYPASSRLS;".to_owned();
+                return refuse("row-level security hides rows of it", help);
+            }
+        }
+        if self.append_only {
+            return None;
         }
         identity_of(self).err().map(|reason| reason.error(&name))
+    }
+
+    /// Whether the column is part of what identifies a row.
+    pub(crate) fn is_key(&self, attnum: i16) -> bool {
+        identity_of(self).is_ok_and(|identity| identity.attnums.contains(&attnum))
     }
 
     pub(crate) fn column(&self, attnum: i16) -> Option<&RawColumn> {
@@ -109,20 +147,25 @@ impl RawTable {
 
     /// The columns whose values the stream carries.
     pub(crate) fn published_columns(&self) -> Vec<&RawColumn> {
-        let listed = |column: &RawColumn| match &self.published {
-            Some(published) if !published.columns.is_empty() => {
-                published.columns.contains(&column.name)
-            }
-            Some(_) | None => true,
+        let list = self.published.as_ref().map(|published| &published.columns);
+        let list = list.filter(|columns| !columns.is_empty());
+        let carried = |column: &&RawColumn| {
+            let listed = list.map(|columns| columns.contains(&column.name));
+            !column.dropped
+                && match column.generated {
+                    Generated::No => listed.unwrap_or(true),
+                    Generated::IfListed => listed.unwrap_or(false),
+                    Generated::Never => false,
+                }
         };
-        let carried = |column: &&RawColumn| !column.dropped && !column.generated && listed(column);
         self.columns.iter().filter(carried).collect()
     }
 }
 
 impl RawColumn {
     pub(super) fn wire(&self) -> WireColumn {
-        WireColumn { name: self.name.clone(), type_oid: self.type_oid, typmod: self.typmod }
+        let name = self.name.clone();
+        WireColumn { attnum: self.attnum, name, type_oid: self.type_oid, typmod: self.typmod }
     }
 }
 
@@ -133,6 +176,7 @@ const TABLES: &str = "
            ri.indkey::int2[] as ri_columns, ri.indimmediate as ri_immediate,
            pk.indnkeyatts as pk_count, ri.indnkeyatts as ri_count,
            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as may_select,
+           row_security_active(c.oid) as is_row_secured,
            case when c.relkind = 'p' then array(
              select distinct leaf.relreplident::text from pg_partition_tree(c.oid) t
              join pg_class leaf on leaf.oid = t.relid where t.isleaf and leaf.oid <> c.oid)
@@ -144,8 +188,10 @@ const TABLES: &str = "
 const COLUMNS: &str = "
     select attrelid, attnum, attname::text, atttypid, atttypmod,
            coalesce(format_type(nullif(atttypid, 0), atttypmod), '') as type_name,
-           attisdropped, attgenerated <> '' as generated
-    from pg_attribute where attrelid = any($1) and attnum > 0 order by attrelid, attnum";
+           attisdropped, attgenerated::text as generated,
+           current_setting('server_version_num')::int4 >= 180000 as sends_generated,
+           coalesce(t.typcategory = 'S', false) as is_text
+    from pg_attribute left join pg_type t on t.oid = atttypid where attrelid = any($1) and attnum > 0 order by attrelid, attnum";
 
 const TYPES: &str = "
     with recursive used(oid) as (
@@ -159,13 +205,13 @@ const TYPES: &str = "
            coalesce(e.typdelim::text, ',') as delimiter
     from used join pg_type t on t.oid = used.oid left join pg_type e on e.oid = t.typelem";
 
-/// Reads the tables `names`; one that does not exist is left out. `publication` says which of
-/// their columns and rows are wanted.
+/// Reads the configured tables, with what their publication says of them; one that does not exist
+/// is left out.
 pub(crate) async fn load_by_name(
     client: &Client,
-    names: &[TableName],
-    publication: &str,
+    config: &PostgresConfig,
 ) -> Result<(Vec<RawTable>, Types)> {
+    let names = config.table_names()?;
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
     let query = format!(
@@ -173,19 +219,19 @@ pub(crate) async fn load_by_name(
          on wanted.schema = n.nspname and wanted.name = c.relname order by c.oid"
     );
     let rows = client.query(&query, &[&schemas, &tables]).await.doing(action)?;
-    load(client, rows, publication, &[]).await
+    load(client, rows, config, &[]).await
 }
 
 /// Reads the table `oid`, if it still exists, and the types in `type_oids`.
 pub(crate) async fn load_by_oid(
     client: &Client,
     oid: u32,
-    publication: &str,
+    config: &PostgresConfig,
     type_oids: &[u32],
 ) -> Result<(Option<RawTable>, Types)> {
     let query = format!("{TABLES} where c.oid = $1");
     let rows = client.query(&query, &[&oid]).await.doing(action)?;
-    let (tables, types) = load(client, rows, publication, type_oids).await?;
+    let (tables, types) = load(client, rows, config, type_oids).await?;
     Ok((tables.into_iter().next(), types))
 }
 
@@ -196,7 +242,7 @@ fn action() -> String {
 async fn load(
     client: &Client,
     rows: Vec<Row>,
-    publication: &str,
+    config: &PostgresConfig,
     type_oids: &[u32],
 ) -> Result<(Vec<RawTable>, Types)> {
     let mut tables = rows.iter().map(raw_table).collect::<Result<Vec<_>, _>>().doing(action)?;
@@ -214,9 +260,17 @@ async fn load(
         let (oid, info) = type_info(&row).doing(action)?;
         types.insert(oid, info);
     }
-    for (table, published) in published(client, publication, &tables).await? {
-        if let Some(table) = tables.iter_mut().find(|candidate| candidate.full_name() == table) {
-            table.published = Some(published);
+    for table in &mut tables {
+        table.append_only = config.append_only.contains(&table.full_name());
+    }
+    for publication in config.publications() {
+        let appends = publication != config.publication;
+        for (table, published) in published(client, &publication, &tables).await? {
+            let is_it =
+                |one: &&mut RawTable| one.full_name() == table && one.append_only == appends;
+            if let Some(table) = tables.iter_mut().find(is_it) {
+                table.published = Some(published);
+            }
         }
     }
     Ok((tables, types))
@@ -284,13 +338,23 @@ fn raw_table(row: &Row) -> Result<RawTable, tokio_postgres::Error> {
         primary_key: index("pk_columns", "pk_immediate", "pk_count")?,
         identity_index: index("ri_columns", "ri_immediate", "ri_count")?,
         leaf_identities: leaf_identities.iter().filter_map(|kind| kind.chars().next()).collect(),
-        may_select: row.try_get("may_select")?,
+        access: match (row.try_get("may_select")?, row.try_get("is_row_secured")?) {
+            (true, false) => Access::Full,
+            (true, true) => Access::RowsHidden,
+            (false, _) => Access::None,
+        },
+        append_only: false,
         columns: Vec::new(),
         published: None,
     })
 }
 
 fn raw_column(row: &Row) -> Result<(u32, RawColumn), tokio_postgres::Error> {
+    let generated = match (row.try_get("generated")?, row.try_get("sends_generated")?) {
+        ("", _) => Generated::No,
+        ("s", true) => Generated::IfListed,
+        _ => Generated::Never,
+    };
     let column = RawColumn {
         attnum: row.try_get("attnum")?,
         name: row.try_get("attname")?,
@@ -298,7 +362,8 @@ fn raw_column(row: &Row) -> Result<(u32, RawColumn), tokio_postgres::Error> {
         typmod: row.try_get("atttypmod")?,
         type_name: row.try_get("type_name")?,
         dropped: row.try_get("attisdropped")?,
-        generated: row.try_get("generated")?,
+        generated,
+        is_text: row.try_get("is_text")?,
     };
     Ok((row.try_get("attrelid")?, column))
 }

@@ -1,9 +1,11 @@
 //! What the catalog and a Relation message say of a table, together.
 
 use super::*;
+use crate::columns::ColumnRules;
+use crate::config::PostgresConfig;
 use crate::pgoutput::RelationColumn;
 use crate::row::tests::orders;
-use query::{RawColumn, RawIndex};
+use query::{Access, Generated, RawIndex};
 
 fn raw_column(attnum: i16, name: &str, type_oid: u32) -> RawColumn {
     RawColumn {
@@ -13,7 +15,8 @@ fn raw_column(attnum: i16, name: &str, type_oid: u32) -> RawColumn {
         typmod: -1,
         type_name: format!("type {type_oid}"),
         dropped: false,
-        generated: false,
+        generated: Generated::No,
+        is_text: type_oid == 25,
     }
 }
 
@@ -29,7 +32,8 @@ pub(crate) fn raw_orders() -> RawTable {
         primary_key: Some(RawIndex { attnums: vec![1], immediate: true }),
         identity_index: None,
         leaf_identities: vec![],
-        may_select: true,
+        access: Access::Full,
+        append_only: false,
         columns: vec![raw_column(1, "id", 23), raw_column(2, "note", 25)],
         published: None,
     }
@@ -155,7 +159,7 @@ fn a_stream_goes_on_with_the_schema_that_the_log_knows() {
     let mut first = Catalog::new(vec![], tables.clone());
     first.adopt(&raw_orders(), &Types::default()).unwrap();
     let mut catalog = Catalog::new(vec![], tables);
-    assert!(catalog.resume(7) && !catalog.resume(8));
+    assert!(catalog.resume(&raw_orders()) && !catalog.resume(&RawTable { oid: 8, ..raw_orders() }));
     // A column was added while nobody read; the rows of before come first.
     let mut raw = raw_orders();
     raw.columns.push(raw_column(3, "price", 20));
@@ -170,8 +174,13 @@ fn a_stream_goes_on_with_the_schema_that_the_log_knows() {
 #[test]
 fn generated_and_unpublished_columns_are_left_out() {
     let mut raw = raw_orders();
-    raw.columns.push(RawColumn { generated: true, ..raw_column(3, "sum", 23) });
+    raw.columns.push(RawColumn { generated: Generated::Never, ..raw_column(3, "sum", 23) });
     assert_eq!(raw.published_columns().len(), 2);
+    raw.columns.push(RawColumn { generated: Generated::IfListed, ..raw_column(4, "twice", 23) });
+    assert_eq!(raw.published_columns().len(), 2, "nothing lists it");
+    let all = ["id", "note", "sum", "twice"].map(str::to_owned).to_vec();
+    raw.published = Some(query::Published { columns: all, ..query::Published::default() });
+    assert_eq!(raw.published_columns().len(), 3);
     raw.published =
         Some(query::Published { columns: vec!["note".into()], ..query::Published::default() });
     assert_eq!(raw.published_columns().len(), 1);
@@ -197,4 +206,103 @@ fn tables_without_identity_are_refused() {
     for (raw, usable) in cases {
         assert_eq!(identity_of(&raw).is_ok(), usable, "{raw:?}");
     }
+}
+
+fn ruled(config: &PostgresConfig) -> Catalog {
+    let names = vec![TableName { schema: "shop".into(), name: "orders".into() }];
+    Catalog::new(names, KnownTables::default()).with_rules(RuleBook::new(config))
+}
+
+fn with_rules(rules: ColumnRules, append_only: bool) -> PostgresConfig {
+    let name = || "shop.orders".to_owned();
+    let mut config = PostgresConfig::new("postgres://u@h/x", vec![name()]);
+    config.hash_key = Some(anabranch_core::Secret::from("k".to_owned()));
+    config.append_only.extend(append_only.then(name));
+    config.columns.insert(name(), rules);
+    config
+}
+
+#[test]
+fn an_excluded_column_stays_out_under_any_name() {
+    let rules = ColumnRules { exclude: vec!["note".into()], ..ColumnRules::default() };
+    let mut catalog = ruled(&with_rules(rules, false));
+    let mut raw = raw_orders();
+    let relation = catalog.adopt(&raw, &Types::default()).unwrap();
+    assert_eq!(relation.table.columns.len(), 1);
+    let sent = message(&[("id", 23, true), ("note", 25, false)]);
+    assert!(catalog.matches(&sent));
+    raw.columns[1].name = "remark".into();
+    let renamed = message(&[("id", 23, true), ("remark", 25, false)]);
+    assert!(adopt(&mut catalog, &renamed, &raw).unwrap().is_none(), "the log sees no change");
+    assert_eq!(catalog.relation(7).unwrap().table.columns.len(), 1);
+    // The same while the catalog is ahead of the stream.
+    raw.columns[1].name = "memo".into();
+    assert!(adopt(&mut catalog, &renamed, &raw).unwrap().is_none());
+}
+
+#[test]
+fn another_mask_is_another_version_and_of_a_key_another_history() {
+    let hash = |name: &str| ColumnRules { hash: vec![name.into()], ..ColumnRules::default() };
+    let mut plain = ruled(&with_rules(ColumnRules::default(), false));
+    plain.adopt(&raw_orders(), &Types::default()).unwrap();
+    let known = plain.known.clone();
+    let mut config = with_rules(hash("note"), false);
+    let next = |config: &PostgresConfig, known: &KnownTables| {
+        let catalog = Catalog::new(vec![], known.clone()).with_rules(RuleBook::new(config));
+        { catalog }.adopt(&raw_orders(), &Types::default())
+    };
+    assert_eq!(next(&config, &known).unwrap().table.version, 2);
+    assert_eq!(next(&config, &known).unwrap().table.version, 2);
+    config.hash_key = Some(anabranch_core::Secret::from("another".to_owned()));
+    assert_eq!(next(&config, &known).unwrap().table.version, 3);
+    let error = next(&with_rules(hash("id"), false), &known).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(error.report().contains("hashed"), "{error:?}");
+}
+
+#[test]
+fn rows_of_an_append_only_table_need_no_key() {
+    let mut catalog = ruled(&with_rules(ColumnRules::default(), true));
+    let raw = RawTable { primary_key: None, append_only: true, ..raw_orders() };
+    assert!(raw.obstacle().is_none());
+    let table = Arc::clone(&catalog.adopt(&raw, &Types::default()).unwrap().table);
+    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!((names.as_slice(), table.key.as_slice()), (&["_row", "id", "note"][..], &[0][..]));
+    let sent = message(&[("id", 23, false), ("note", 25, false)]);
+    assert!(catalog.matches(&sent));
+    let wider = message(&[("id", 23, false), ("note", 25, false), ("price", 20, false)]);
+    let table = adopt(&mut catalog, &wider, &raw_wider_orders()).unwrap().unwrap();
+    assert_eq!((table.version, table.columns.len()), (2, 4));
+}
+
+#[test]
+fn rules_that_cannot_be_kept_are_named() {
+    let exclude = |name: &str| ColumnRules { exclude: vec![name.into()], ..ColumnRules::default() };
+    let hash = |name: &str| ColumnRules { hash: vec![name.into()], ..ColumnRules::default() };
+    let truncate = |name: &str| ColumnRules {
+        truncate: [(name.to_owned(), 3)].into(),
+        ..ColumnRules::default()
+    };
+    let mut raw = raw_wider_orders();
+    raw.columns.push(raw_column(4, "paid", 16));
+    let cases = [
+        (exclude("nte"), "its columns are id, note, price, paid"),
+        (exclude("id"), "part of the key"),
+        (truncate("id"), "part of the key"),
+        (truncate("price"), "no text"),
+        (hash("paid"), "exclude it"),
+        (hash("id"), ""),
+        (truncate("note"), ""),
+    ];
+    for (rules, needle) in cases {
+        let book = RuleBook::new(&with_rules(rules, false));
+        let reports: Vec<String> =
+            book.obstacles(&raw, &Types::default()).iter().map(Error::report).collect();
+        let found = reports.iter().any(|report| report.contains(needle));
+        assert!(if needle.is_empty() { reports.is_empty() } else { found }, "{reports:?}");
+    }
+    let mut config = with_rules(exclude("id"), true);
+    assert!(RuleBook::new(&config).obstacles(&raw, &Types::default()).is_empty());
+    config.append_key = "note".into();
+    assert_eq!(RuleBook::new(&config).obstacles(&raw, &Types::default()).len(), 1);
 }

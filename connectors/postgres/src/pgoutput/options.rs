@@ -13,10 +13,11 @@ pub(crate) struct PluginOptions {
 
 impl PluginOptions {
     /// As the command has them, in parentheses.
-    pub(crate) fn sql(self, publication: &str) -> String {
+    pub(crate) fn sql(self, publications: &[String]) -> String {
+        let names: Vec<String> = publications.iter().map(|name| escape_identifier(name)).collect();
         let mut options = vec![
             format!("proto_version '{}'", self.protocol()),
-            format!("publication_names {}", literal(&escape_identifier(publication))),
+            format!("publication_names {}", literal(&names.join(","))),
             // Those of others, too: they show that the WAL before them was read.
             "messages 'true'".to_owned(),
         ];
@@ -51,9 +52,10 @@ mod tests {
     #[test]
     fn each_server_is_asked_for_what_it_has() {
         let sql = |server_version, streaming| {
-            PluginOptions { server_version, streaming }.sql("it's \"mine\"")
+            let publications = ["it's \"mine\"".to_owned(), "p".to_owned()];
+            PluginOptions { server_version, streaming }.sql(&publications)
         };
-        let names = r#"publication_names '"it''s ""mine"""', messages 'true'"#;
+        let names = r#"publication_names '"it''s ""mine""","p"', messages 'true'"#;
         assert_eq!(sql(140_023, false), format!("(proto_version '2', {names})"));
         assert_eq!(sql(150_018, true), format!("(proto_version '3', {names}, streaming 'on')"));
         assert_eq!(sql(160_000, false), format!("(proto_version '4', {names}, origin 'any')"));

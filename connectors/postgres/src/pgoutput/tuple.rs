@@ -1,6 +1,6 @@
 //! The values of a row, as a slice of the message they came in.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::DecodeError;
 use crate::fields::Fields;
@@ -10,6 +10,13 @@ use crate::fields::Fields;
 pub(crate) struct Tuple {
     count: u16,
     values: Bytes,
+}
+
+/// Puts a tuple together, as the server would send it.
+#[derive(Debug, Default)]
+pub(crate) struct TupleBuilder {
+    count: u16,
+    values: BytesMut,
 }
 
 /// A value in text format.
@@ -68,5 +75,25 @@ impl Tuple {
     /// Bytes that it keeps in memory, roughly.
     pub(crate) fn size(&self) -> usize {
         self.values.len()
+    }
+}
+
+impl TupleBuilder {
+    pub(crate) fn push(&mut self, value: Value<'_>) {
+        match value {
+            Value::Null => self.values.put_u8(b'n'),
+            Value::Unchanged => self.values.put_u8(b'u'),
+            Value::Text(text) => {
+                self.values.put_u8(b't');
+                // No value of PostgreSQL is longer than 1 GiB.
+                self.values.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+                self.values.put_slice(text);
+            }
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    pub(crate) fn finish(self) -> Tuple {
+        Tuple { count: self.count, values: self.values.freeze() }
     }
 }
