@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio_postgres::config::Host;
 
 use crate::columns::ColumnRules;
+use crate::spool::SpoolConfig;
 
 /// The name of the slot and the publication unless said otherwise.
 const DEFAULT_NAME: &str = "anabranch";
@@ -62,6 +63,23 @@ pub struct PostgresConfig {
     /// What `pg_stat_activity` shows.
     #[serde(default = "default_name")]
     pub application_name: String,
+    /// Whether large transactions are sent before they commit.
+    #[serde(default)]
+    pub streaming: StreamingMode,
+    /// Where these wait.
+    #[serde(default)]
+    pub spool: SpoolConfig,
+}
+
+/// When the server sends a transaction that is larger than its `logical_decoding_work_mem`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamingMode {
+    /// When it has committed: until then the server keeps it on its own disk.
+    #[default]
+    Off,
+    /// In blocks while it is in progress: until it commits we keep it.
+    On,
 }
 
 /// How far TLS goes, as libpq's `sslmode`.
@@ -127,6 +145,8 @@ impl PostgresConfig {
             batch_bytes_max: default_batch_bytes_max(),
             idle_position_ms: default_idle_position_ms(),
             application_name: default_name(),
+            streaming: StreamingMode::default(),
+            spool: SpoolConfig::default(),
         }
     }
 

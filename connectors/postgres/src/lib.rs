@@ -1,9 +1,9 @@
 //! PostgreSQL as a source: a snapshot of the tables, then every change, in the order of the commits.
 //!
 //! ```text
-//! walsender ── pgwire ──▶ pgoutput ──▶ transaction ──▶ batch ──▶ reread ──▶ LogBatch, SourceCursor
-//!    ▲            │         decode      positions      whole     unchanged
-//!    └─ feedback ─┘                                    transactions  values
+//! walsender ── pgwire ──▶ feed ──▶ transaction ──▶ batch ──▶ reread ──▶ LogBatch, SourceCursor
+//!    ▲            │      decode,    positions      whole     unchanged
+//!    └─ feedback ─┘       spool                 transactions  values
 //!
 //! slot with exported snapshot ── snapshot ──▶ LogBatch, SourceCursor      (first start only)
 //! ```
@@ -18,6 +18,7 @@ mod columns;
 mod config;
 mod copy_text;
 mod error;
+mod feed;
 mod fields;
 mod intake;
 mod pgoutput;
@@ -30,6 +31,7 @@ mod session;
 mod slot;
 mod snapshot;
 mod source;
+mod spool;
 mod stats;
 mod streaming;
 mod teardown;
@@ -39,8 +41,9 @@ mod value;
 
 pub use check::check;
 pub use columns::ColumnRules;
-pub use config::PostgresConfig;
+pub use config::{PostgresConfig, StreamingMode};
 pub use session::connect;
 pub use source::PostgresSource;
+pub use spool::SpoolConfig;
 pub use stats::SourceStats;
 pub use teardown::{teardown, teardown_plan};

@@ -1,7 +1,8 @@
 //! Decodes the messages of the `pgoutput` plugin, protocol versions 1 to 4.
 //!
 //! ```text
-//! Bytes of one CopyData ── decode ──▶ Message, whose tuples are slices of the same bytes
+//! Bytes of one CopyData ─┬─ decode ──────▶ Message, whose tuples are slices of the same bytes
+//!                        └─ in_stream ───▶ its transaction, and the bytes of such a message
 //! ```
 //!
 //! A pure function of its input: it never panics, a message is taken whole or not at all, and a
@@ -9,6 +10,7 @@
 
 mod logical;
 mod options;
+mod streamed;
 mod tuple;
 mod two_phase;
 
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use crate::fields::Fields;
 pub(crate) use logical::Logical;
 pub(crate) use options::PluginOptions;
+pub(crate) use streamed::{InStream, StreamAbort, StreamCommit, StreamStart, in_stream};
 pub(crate) use tuple::{Tuple, TupleBuilder, Value};
 pub(crate) use two_phase::TwoPhase;
 
@@ -48,6 +51,10 @@ pub(crate) enum Message {
         relations: Vec<u32>,
     },
     Logical(Logical),
+    StreamStart(StreamStart),
+    StreamStop,
+    StreamCommit(StreamCommit),
+    StreamAbort(StreamAbort),
     TwoPhase(TwoPhase),
 }
 
@@ -146,12 +153,16 @@ fn body(tag: u8, bytes: &Bytes, fields: &mut Fields<'_>) -> Result<Message, Deco
     }
     let message = match tag {
         b'B' => begin(fields).map(Message::Begin),
-        b'C' => commit(fields).map(Message::Commit),
+        b'C' => commit(fields).map(|(commit, _)| Message::Commit(commit)),
         b'O' => origin(fields).map(|()| Message::Origin),
         b'R' => relation(fields).map(Message::Relation),
         b'Y' => type_name(fields).map(|()| Message::Type),
         b'T' => truncate(fields).map(|relations| Message::Truncate { relations }),
         b'M' => logical::decode(fields).map(Message::Logical),
+        b'S' => streamed::start(fields).map(Message::StreamStart),
+        b'E' => Some(Message::StreamStop),
+        b'c' => streamed::commit(fields).map(Message::StreamCommit),
+        b'A' => streamed::abort(fields).map(Message::StreamAbort),
         b'b' | b'P' | b'p' | b'K' | b'r' => two_phase::decode(tag, fields).map(Message::TwoPhase),
         other => return Err(DecodeError::Unknown(char::from(other))),
     };
@@ -163,10 +174,11 @@ fn begin(fields: &mut Fields<'_>) -> Option<Begin> {
     Some(Begin { commit_lsn, commit_us: time(fields)?, xid: fields.u32()? })
 }
 
-fn commit(fields: &mut Fields<'_>) -> Option<Commit> {
+/// A commit, and its time.
+fn commit(fields: &mut Fields<'_>) -> Option<(Commit, i64)> {
     no_flags(fields)?;
     let commit = Commit { commit_lsn: Lsn(fields.u64()?), end_lsn: Lsn(fields.u64()?) };
-    time(fields).map(|_| commit)
+    Some((commit, time(fields)?))
 }
 
 /// Flags that no version of the protocol uses: one that does means something that we do not know.

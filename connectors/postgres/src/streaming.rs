@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{Error, ErrorKind, Result, SourceCursor};
-use bytes::Bytes;
+use anabranch_core::{Error, Result, SourceCursor};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::batch::BatchBuilder;
 use crate::catalog::{Catalog, load_by_oid};
-use crate::config::PostgresConfig;
-use crate::error::{Context, from_wire, lost};
-use crate::pgoutput::{self, Message, PluginOptions, decode};
-use crate::pgwire::{ReplicationStream, Streamed, WireError};
+use crate::config::{PostgresConfig, StreamingMode};
+use crate::error::{Context, lost};
+use crate::feed::{Fed, Feed, FeedError};
+use crate::pgoutput::{self, Message, PluginOptions};
+use crate::pgwire::WireError;
 use crate::reread::Reread;
 use crate::session::Session;
 use crate::source::{Item, Run};
+use crate::spool::Spool;
 use crate::stats::SourceStats;
 use crate::transaction::{Assembler, Step};
 
@@ -28,7 +29,7 @@ pub(crate) struct Streaming {
     config: Arc<PostgresConfig>,
     stats: Arc<SourceStats>,
     session: Session,
-    stream: ReplicationStream,
+    feed: Feed,
     catalog: Catalog,
     assembler: Assembler,
     builder: BatchBuilder,
@@ -41,7 +42,7 @@ pub(crate) struct Streaming {
 /// Why the loop turns.
 enum Turn<'a> {
     Room(mpsc::Permit<'a, Item>),
-    Input(Result<Streamed, WireError>),
+    Input(Result<Fed, FeedError>),
     Abandoned,
 }
 
@@ -55,8 +56,9 @@ impl Streaming {
         if cursor.phase == anabranch_core::Phase::Streaming {
             durable.confirm(cursor.confirm);
         }
-        let options =
-            PluginOptions { server_version, streaming: false }.sql(&config.publications());
+        let streaming = config.streaming == StreamingMode::On;
+        let spool = Spool::open(&config.spool, streaming).await?;
+        let options = PluginOptions { server_version, streaming }.sql(&config.publications());
         let stream = replication
             .start((&config.slot, &options), cursor.confirm, durable)
             .await
@@ -71,7 +73,7 @@ impl Streaming {
             config,
             stats,
             session,
-            stream,
+            feed: Feed::new(stream, spool),
             catalog,
             assembler,
             builder,
@@ -88,11 +90,19 @@ impl Streaming {
             let idle_at = self.handed_over + idle;
             let idle_due = self.builder.has_idle_progress() && Instant::now() >= idle_at;
             let ready = self.builder.is_ready() || idle_due;
+            // What is kept until it commits fills no batch, and there may be no end of it.
+            if ready
+                && self.feed.in_block()
+                && let Ok(permit) = out.try_reserve()
+            {
+                self.hand_over(permit).await?;
+                continue;
+            }
             // Input comes first, so that a batch is as large as what is there; it never waits,
             // since one that would is passed over for room downstream. All are cancel-safe.
             let turn = tokio::select! {
                 biased;
-                input = self.stream.next(), if !self.builder.is_full() => Turn::Input(input),
+                input = self.feed.next(), if !self.builder.is_full() => Turn::Input(input),
                 room = out.reserve(), if ready => room.map_or(Turn::Abandoned, Turn::Room),
                 () = out.closed() => Turn::Abandoned,
                 () = tokio::time::sleep_until(idle_at),
@@ -107,25 +117,30 @@ impl Streaming {
     }
 
     /// Takes a message, and those that were read with it.
-    async fn take_all(&mut self, input: Result<Streamed, WireError>) -> Result<()> {
+    async fn take_all(&mut self, input: Result<Fed, FeedError>) -> Result<()> {
         let mut input = input.map(Some);
-        while let Some(streamed) = input.map_err(|error| self.stream_failed(error))? {
-            self.take(streamed).await?;
+        while let Some(fed) = input.map_err(|error| self.stream_failed(error))? {
+            self.take(fed).await?;
             if self.builder.is_full() {
                 return Ok(());
             }
-            input = self.stream.buffered();
+            input = self.feed.buffered();
         }
         Ok(())
     }
 
-    async fn take(&mut self, streamed: Streamed) -> Result<()> {
-        match streamed {
-            Streamed::Data(bytes) => self.take_message(&bytes).await,
-            Streamed::Keepalive { wal_end } => {
+    async fn take(&mut self, fed: Fed) -> Result<()> {
+        match fed {
+            Fed::Message(message) => self.take_message(message).await,
+            Fed::Spooled => {
+                self.stats.heard();
+                Ok(())
+            }
+            Fed::Keepalive { wal_end } => {
                 self.stats.heard();
                 self.stats.at_wal_end(wal_end);
-                // Nothing that is published lies before it but what is in the drafts.
+                // Nothing that is published lies before it but what is in the drafts; what is kept
+                // until it commits does so later.
                 if !self.assembler.is_open() {
                     self.assembler.require_nothing_before(wal_end)?;
                     self.builder.border(wal_end);
@@ -135,11 +150,7 @@ impl Streaming {
         }
     }
 
-    async fn take_message(&mut self, bytes: &Bytes) -> Result<()> {
-        let message = decode(bytes).map_err(|error| {
-            Error::new(ErrorKind::Bug, format!("decode the stream of slot {}", self.config.slot))
-                .with_source(error)
-        })?;
+    async fn take_message(&mut self, message: Message) -> Result<()> {
         if let Message::Relation(relation) = &message {
             return self.take_relation(relation).await;
         }
@@ -191,14 +202,14 @@ impl Streaming {
         Ok(())
     }
 
-    fn stream_failed(&self, error: WireError) -> Error {
+    fn stream_failed(&self, error: FeedError) -> Error {
         let action = || format!("read slot {}", self.config.slot);
-        if let WireError::Server(server) = &error
+        if let FeedError::Wire(WireError::Server(server)) = &error
             && server.code == UNDEFINED_OBJECT
         {
             let why = format!("{server}: the slot cannot pass the place where it is missing");
             return lost(action(), why);
         }
-        from_wire(error, action())
+        error.classify(action())
     }
 }

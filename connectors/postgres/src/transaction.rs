@@ -129,6 +129,12 @@ impl Assembler {
             Message::TwoPhase(step) => {
                 return Err(bug("read the stream", format!("{} is prepared in it", step.gid)));
             }
+            Message::StreamStart(_)
+            | Message::StreamStop
+            | Message::StreamCommit(_)
+            | Message::StreamAbort(_) => {
+                return Err(bug("read the stream", "a block of a transaction in progress"));
+            }
             Message::Origin | Message::Relation(_) | Message::Type | Message::Logical(_) => {}
         }
         Ok(Step::More)

@@ -15,6 +15,7 @@ mod keys;
 mod lost;
 mod messages;
 mod order;
+mod streamed;
 mod support;
 mod toast;
 mod values;

@@ -1,7 +1,10 @@
 //! Every message of protocols 1 to 4, and bytes that are none.
 
+mod blocks;
+
 use super::two_phase::Prepared;
 use super::*;
+pub(crate) use blocks::{in_block, stream_abort, stream_commit, stream_start, stream_stop};
 use bytes::{BufMut, BytesMut};
 
 /// The values of a tuple to build: `None` is null, `Some("\0")` is unchanged.
@@ -60,9 +63,12 @@ pub(crate) fn truncate_message(oids: &[u32]) -> Bytes {
     out.freeze()
 }
 
-fn relation_message() -> Bytes {
+/// A table with two columns, `id` and `note`.
+pub(crate) fn relation_message(oid: u32) -> Bytes {
     let mut out = BytesMut::new();
-    out.put_slice(b"R\0\0\0\x07shop\0orders\0d\0\x02");
+    out.put_slice(b"R");
+    out.put_u32(oid);
+    out.put_slice(b"shop\0orders\0d\0\x02");
     out.put_slice(b"\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF");
     out.put_slice(b"\0note\0\0\0\0\x19\xFF\xFF\xFF\xFF");
     out.freeze()
@@ -98,7 +104,7 @@ fn samples() -> Vec<Bytes> {
         begin_message(0x10, 7),
         commit_message(0x10, 0x38),
         Bytes::from_static(b"O\0\0\0\0\0\0\0\0there\0"),
-        relation_message(),
+        relation_message(7),
         Bytes::from_static(b"Y\0\0\0\x09\0mood\0"),
         row_message(b'I', 7, &[(b'N', &[Some("1"), None])]),
         row_message(b'U', 7, &[(b'N', &[Some("1"), Some("\0")])]),
@@ -249,6 +255,10 @@ fn walk(message: &Message) {
         | Message::Type
         | Message::Truncate { .. }
         | Message::Logical(_)
+        | Message::StreamStart(_)
+        | Message::StreamStop
+        | Message::StreamCommit(_)
+        | Message::StreamAbort(_)
         | Message::TwoPhase(_) => {}
     }
 }

@@ -50,6 +50,13 @@ impl ReplicationStream {
         Self { intake, buffer, durable, _feedback: AbortOnDropHandle::new(feedback) }
     }
 
+    /// A stream from a server that a test plays.
+    #[cfg(test)]
+    pub(crate) fn over(server: tokio::io::DuplexStream, wal_sender_timeout_ms: u64) -> Self {
+        let connected = Connected { transport: Box::new(server), socket: None };
+        Self::new(connected, BytesMut::new(), Durable::default(), wal_sender_timeout_ms)
+    }
+
     /// The next message. Cancel-safe: what was read stays in the buffer.
     pub(crate) async fn next(&mut self) -> Result<Streamed, WireError> {
         loop {
