@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio_postgres::config::Host;
 
 use crate::columns::ColumnRules;
+use crate::guard::WalGuardConfig;
 use crate::spool::SpoolConfig;
 
 /// The name of the slot and the publication unless said otherwise.
@@ -69,6 +70,9 @@ pub struct PostgresConfig {
     /// Where these wait.
     #[serde(default)]
     pub spool: SpoolConfig,
+    /// How much WAL the slot may keep on the server.
+    #[serde(default)]
+    pub wal_guard: WalGuardConfig,
 }
 
 /// When the server sends a transaction that is larger than its `logical_decoding_work_mem`.
@@ -147,6 +151,7 @@ impl PostgresConfig {
             application_name: default_name(),
             streaming: StreamingMode::default(),
             spool: SpoolConfig::default(),
+            wal_guard: WalGuardConfig::default(),
         }
     }
 
@@ -240,6 +245,7 @@ impl PostgresConfig {
             return Err(config("batch_bytes_max = 0").with_help("leave it out for 16 MiB"));
         }
         self.validate_rules()?;
+        self.wal_guard.validate()?;
         self.table_names().map(drop)
     }
 

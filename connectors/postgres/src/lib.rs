@@ -20,6 +20,7 @@ mod copy_text;
 mod error;
 mod feed;
 mod fields;
+mod guard;
 mod intake;
 mod pgoutput;
 mod pgwire;
@@ -42,8 +43,12 @@ mod value;
 pub use check::check;
 pub use columns::ColumnRules;
 pub use config::{PostgresConfig, StreamingMode};
+pub use guard::{
+    DropCause, GuardReport, GuardState, GuardWatch, Limit, OldestPrepared, SpillReport, WalGuard,
+    WalGuardConfig, has_slot,
+};
 pub use session::connect;
 pub use source::PostgresSource;
 pub use spool::SpoolConfig;
-pub use stats::SourceStats;
+pub use stats::{SourceFigures, SourceStats};
 pub use teardown::{teardown, teardown_plan};

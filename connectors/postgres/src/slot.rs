@@ -219,7 +219,7 @@ fn check_slot(cursor: &SourceCursor, slot: &Slot) -> Result<(), String> {
 }
 
 /// A size for people.
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     match count {
         0..10_000 => format!("{count} bytes"),
         10_000..10_000_000 => format!("{} kB", count / 1_000),

@@ -74,6 +74,15 @@ impl PostgresSource {
     /// `Config` if the configuration or the server's answer is wrong, `Transient` if the server
     /// cannot be reached.
     pub async fn open(config: PostgresConfig) -> Result<Self> {
+        Self::open_with(config, Arc::default()).await
+    }
+
+    /// The same, with figures that go on from an earlier attempt.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresSource::open`].
+    pub async fn open_with(config: PostgresConfig, stats: Arc<SourceStats>) -> Result<Self> {
         config.validate()?;
         let lock = Session::open(&config).await?;
         let mut told = false;
@@ -88,7 +97,7 @@ impl PostgresSource {
             config: Arc::new(config),
             lock,
             known: KnownTables::default(),
-            stats: Arc::default(),
+            stats,
             running: None,
         })
     }

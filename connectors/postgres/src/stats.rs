@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::Lsn;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// Counters and positions; every reader sees them grow.
@@ -38,7 +39,47 @@ impl Default for SourceStats {
     }
 }
 
+/// All of [`SourceStats`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceFigures {
+    /// The end of the last transaction that was read.
+    pub received_lsn: Lsn,
+    /// What is durable in the log and may be forgotten by the server.
+    pub durable_lsn: Lsn,
+    /// How far the server said it has read its WAL.
+    pub wal_end: Lsn,
+    /// Seconds since the server was last heard of.
+    pub silence_seconds: Option<f64>,
+    /// Transactions read from the slot.
+    pub transactions: u64,
+    /// Changes of rows read from the slot.
+    pub rows: u64,
+    /// Rows copied by the initial snapshot.
+    pub snapshot_rows: u64,
+    /// Rows looked up again for values that the stream left out.
+    pub reread_rows: u64,
+    /// Events that leave an unchanged value out.
+    pub marked_rows: u64,
+}
+
 impl SourceStats {
+    /// Everything, now.
+    #[must_use]
+    pub fn figures(&self) -> SourceFigures {
+        SourceFigures {
+            received_lsn: self.received_lsn(),
+            durable_lsn: self.durable_lsn(),
+            wal_end: self.wal_end(),
+            silence_seconds: self.silence().map(|silence| silence.as_secs_f64()),
+            transactions: self.transactions(),
+            rows: self.rows(),
+            snapshot_rows: self.snapshot_rows(),
+            reread_rows: self.rereads(),
+            marked_rows: self.marked(),
+        }
+    }
+
     /// The end of the last transaction that was read.
     #[must_use]
     pub fn received_lsn(&self) -> Lsn {

@@ -10,6 +10,7 @@ mod bad_input;
 mod clusters;
 mod columns;
 mod connection;
+mod guard;
 mod handover;
 mod keys;
 mod lost;
