@@ -97,6 +97,44 @@ impl Control {
         done.map(drop).map_err(|error| unreachable("write to the control schema", error))
     }
 
+    /// Remembers that the WAL guard gives `slot` up, and why, before it does.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transient`] if the database does not answer.
+    pub async fn note_dropped_slot(&self, slot: &str, cause: &str) -> Result<()> {
+        let statement = "INSERT INTO anabranch.dropped_slots (slot, cause) VALUES ($1, $2)
+             ON CONFLICT (slot) DO UPDATE SET cause = excluded.cause, dropped_at = now()";
+        let done = self.client.execute(statement, &[&slot, &cause]).await;
+        done.map(drop).map_err(|error| unreachable("write to the control schema", error))
+    }
+
+    /// When and why the WAL guard gave `slot` up, if it did.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transient`] if the database does not answer.
+    pub async fn dropped_slot(&self, slot: &str) -> Result<Option<String>> {
+        let query =
+            "SELECT to_char(dropped_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC: '
+                            || cause
+             FROM anabranch.dropped_slots WHERE slot = $1";
+        let row = self.client.query_opt(query, &[&slot]).await;
+        let row = row.map_err(|error| unreachable("read the control schema", error))?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// The slot is there again, so what became of an earlier one of its name is history.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transient`] if the database does not answer.
+    pub async fn forget_dropped_slot(&self, slot: &str) -> Result<()> {
+        let statement = "DELETE FROM anabranch.dropped_slots WHERE slot = $1";
+        let done = self.client.execute(statement, &[&slot]).await;
+        done.map(drop).map_err(|error| unreachable("write to the control schema", error))
+    }
+
     /// Drops the schema, if it is there.
     ///
     /// # Errors

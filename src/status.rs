@@ -3,7 +3,8 @@
 //! ```text
 //! supervisor ── states ──┐
 //! groups ──── lag ───────┼─▶ Report ─▶ JSON ─▶ a table in the terminal
-//! source ──── LSNs ──────┘
+//! source ──── figures ───┤
+//! guard ───── WAL ───────┘
 //! ```
 
 mod table;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anabranch_core::{Error, ErrorKind};
 use anabranch_kafka::{GroupStats, UnitLag};
-use anabranch_postgres::SourceStats;
+use anabranch_postgres::{GuardReport, GuardWatch, SourceFigures, SourceStats};
 use serde::{Deserialize, Serialize};
 
 /// What a part is doing.
@@ -47,7 +48,8 @@ pub struct Status(Mutex<Parts>);
 #[derive(Debug, Default)]
 struct Parts {
     source: Option<State>,
-    stats: Option<Arc<SourceStats>>,
+    stats: Arc<SourceStats>,
+    guard: Option<GuardWatch>,
     sinks: BTreeMap<String, SinkPart>,
 }
 
@@ -89,12 +91,11 @@ pub struct SourceReport {
     /// What it is doing.
     #[serde(flatten)]
     pub state: State,
-    /// The newest LSN received.
-    pub received_lsn: String,
-    /// The LSN that the log durably holds, and that the slot may forget.
-    pub durable_lsn: String,
-    /// Rows and truncates sent to the log since the process began.
-    pub events: u64,
+    /// How far it is, and what it has done since the process began.
+    #[serde(flatten)]
+    pub figures: SourceFigures,
+    /// How much WAL its slot keeps on the server.
+    pub wal_guard: Option<GuardReport>,
 }
 
 /// One sink.
@@ -143,6 +144,9 @@ impl State {
             Self::Parked { error: report }
         }
     }
+
+    /// Every word that there is.
+    pub const WORDS: [&str; 6] = ["starting", "running", "retrying", "paused", "unknown", "PARKED"];
 
     /// One word.
     #[must_use]
@@ -205,9 +209,15 @@ impl Status {
         }
     }
 
-    /// Where the source's figures come from.
-    pub fn set_source_stats(&self, stats: Arc<SourceStats>) {
-        self.parts().stats = Some(stats);
+    /// Where the source counts; every attempt goes on with the same figures.
+    #[must_use]
+    pub fn source_stats(&self) -> Arc<SourceStats> {
+        Arc::clone(&self.parts().stats)
+    }
+
+    /// Where the guard of the source's slot reports.
+    pub fn set_guard(&self, guard: GuardWatch) {
+        self.parts().guard = Some(guard);
     }
 
     /// Where a sink's lag comes from; `None` while it is in no group.
@@ -221,17 +231,12 @@ impl Status {
         let parts = self.parts();
         let source = parts.source.clone().map(|state| SourceReport {
             state,
-            received_lsn: lsn(parts.stats.as_deref(), SourceStats::received_lsn),
-            durable_lsn: lsn(parts.stats.as_deref(), SourceStats::durable_lsn),
-            events: parts.stats.as_ref().map_or(0, |stats| stats.rows()),
+            figures: parts.stats.figures(),
+            wal_guard: parts.guard.as_ref().map(GuardWatch::report),
         });
         let sinks = parts.sinks.iter().map(|(name, part)| (name.clone(), part.report(now_us)));
         Report { source, sinks: sinks.collect() }
     }
-}
-
-fn lsn(stats: Option<&SourceStats>, read: impl Fn(&SourceStats) -> anabranch_core::Lsn) -> String {
-    stats.map_or_else(|| "-".to_owned(), |stats| read(stats).to_string())
 }
 
 impl SinkPart {

@@ -3,6 +3,7 @@
 //! ```text
 //! run ─┬─ control: what people ask, every second
 //!      ├─ source: one loop, tried again
+//!      ├─ guard:  how much WAL the slot keeps
 //!      └─ sink:   a consumer group ─┬─ table: one loop, tried again
 //!                                   └─ table: …
 //! ```
@@ -28,7 +29,7 @@ use crate::config::Config;
 use crate::control::{Control, Request};
 use crate::pipeline::Report;
 use crate::status::{Part, Status};
-use crate::{admin, worker};
+use crate::{admin, guard, worker};
 
 /// How often the control schema is asked.
 const POLL: Duration = Duration::from_secs(1);
@@ -114,6 +115,7 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
     }
     if matches!(which, Which::All | Which::Source) {
         spawn(&mut tasks, keep_source(context.clone()));
+        spawn(&mut tasks, keep_guard(context.clone()));
     }
     for name in names {
         spawn(&mut tasks, sink::keep_sink(context.clone(), name));
@@ -164,6 +166,13 @@ async fn first_failure(tasks: &mut JoinSet<Result<()>>, stop: &CancellationToken
 async fn keep_source(context: Context) -> Result<()> {
     let stop = context.stop.clone();
     keep::keep(&context, Part::Source, SOURCE, &stop, SourceAttempt(&context)).await
+}
+
+/// Beside the source and not within it: a source that is parked, or waits as standby, keeps its
+/// slot, and that is when somebody must watch.
+async fn keep_guard(context: Context) -> Result<()> {
+    guard::run(&context.config, &context.status, &context.stop).await;
+    Ok(())
 }
 
 /// What `resume` calls the source.

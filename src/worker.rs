@@ -14,6 +14,7 @@ use anabranch_redis::RedisSink;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, StoreConfig};
+use crate::guard;
 use crate::pipeline::{self, Report};
 use crate::status::Status;
 
@@ -33,10 +34,11 @@ pub async fn run_source(
     report: Report<'_>,
 ) -> Result<()> {
     let database = config.source.database()?;
-    let mut source = PostgresSource::open(config.source.clone()).await?;
-    status.set_source_stats(source.stats());
-    if anabranch_kafka::admin::read_position(&config.kafka).await?.is_none() {
-        first_look(&config.source).await?;
+    let mut source =
+        PostgresSource::open_with(config.source.clone(), status.source_stats()).await?;
+    match anabranch_kafka::admin::read_position(&config.kafka).await? {
+        None => first_look(&config.source).await?,
+        Some(_) => guard::refuse_dropped_slot(config).await?,
     }
     let mut log = LogSink::open(&config.kafka, &config.registry, &database)?;
     // Schema versions are counted in the log, so the source must hear of them before it reads.

@@ -263,7 +263,10 @@ async fn an_idle_source_advances_and_restarts_without_a_false_gap() {
     world.start();
     world
         .wait_status("running", |report| {
-            report.source.as_ref().is_some_and(|s| s.events == 0 && s.durable_lsn != "-")
+            report
+                .source
+                .as_ref()
+                .is_some_and(|s| s.figures.rows == 0 && s.figures.durable_lsn.0 > 0)
         })
         .await;
     let neighbour = connect("postgres").await;

@@ -165,7 +165,7 @@ async fn settle_noting(
 
 /// Whether the log is past `wanted`, and every sink at the end of the log.
 fn is_level(report: &Report, wanted: Lsn) -> bool {
-    let durable = report.source.as_ref().and_then(|source| source.durable_lsn.parse::<Lsn>().ok());
+    let durable = report.source.as_ref().map(|source| source.figures.durable_lsn);
     let level = |sink: &SinkReport| {
         let table = |table: &TableReport| {
             let mut units = table.partitions.iter();

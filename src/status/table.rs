@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Report, SinkReport, State, TableReport};
+use anabranch_postgres::{GuardState, SourceFigures};
+
+use super::{Report, SinkReport, SourceReport, State, TableReport};
 
 /// Widths of the columns: sink, table, state, lag in events, lag in seconds.
 const WIDTHS: [usize; 5] = [14, 34, 9, 12, 10];
@@ -10,15 +12,7 @@ const WIDTHS: [usize; 5] = [14, 34, 9, 12, 10];
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(source) = &self.source {
-            writeln!(
-                f,
-                "source {}: received {}, durable in the log {}, {} events",
-                source.state.word(),
-                source.received_lsn,
-                source.durable_lsn,
-                source.events
-            )?;
-            error(f, &source.state)?;
+            source_rows(f, source)?;
         }
         row(f, ["SINK", "TABLE", "STATE", "LAG EVENTS", "LAG s"])?;
         for (name, sink) in &self.sinks {
@@ -26,6 +20,24 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+fn source_rows(f: &mut fmt::Formatter<'_>, source: &SourceReport) -> fmt::Result {
+    let SourceFigures { received_lsn, durable_lsn, rows, .. } = &source.figures;
+    writeln!(
+        f,
+        "source {}: received {received_lsn}, durable in the log {durable_lsn}, {rows} events",
+        source.state.word(),
+    )?;
+    error(f, &source.state)?;
+    let Some(guard) = &source.wal_guard else { return Ok(()) };
+    let state = guard.state;
+    let word = if state > GuardState::Calm { state.word().to_uppercase() } else { String::new() };
+    writeln!(f, "{}", format!("{guard}  {word}").trim_end())?;
+    for line in guard.error.iter().chain(&guard.help) {
+        writeln!(f, "    {line}")?;
+    }
+    Ok(())
 }
 
 fn sink_rows(f: &mut fmt::Formatter<'_>, name: &str, sink: &SinkReport) -> fmt::Result {
