@@ -1,10 +1,12 @@
-//! HTTP of the daemon, on loopback unless told otherwise: `/status` and `/health`.
+//! HTTP of the daemon, on loopback unless told otherwise: `/status`, `/metrics` and `/health`.
 
 use std::sync::Arc;
 
 use anabranch_core::{Error, ErrorKind, Result};
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::AdminConfig;
+use crate::metrics;
 use crate::status::{Report, Status};
 
 /// Takes the port.
@@ -39,6 +42,7 @@ pub async fn serve(
 ) -> Result<()> {
     let routes = Router::new()
         .route("/status", get(async |State(status): State<Arc<Status>>| Json(report(&status))))
+        .route("/metrics", get(scrape))
         .route("/health", get(health))
         .with_state(status);
     let done = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
@@ -47,6 +51,14 @@ pub async fn serve(
 
 fn report(status: &Status) -> Report {
     status.report(clock::now_us())
+}
+
+/// What Prometheus asks for.
+async fn scrape(State(status): State<Arc<Status>>) -> Response {
+    match metrics::render(&report(&status)) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.report()).into_response(),
+    }
 }
 
 /// 200 while nothing is parked, 503 and what is parked otherwise.

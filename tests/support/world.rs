@@ -222,6 +222,16 @@ root = "{lake}"
         client.get(url).send().await.ok()?.json().await.ok()
     }
 
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> String {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = client.get(url).send().await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        answer.text().await.unwrap()
+    }
+
     /// Waits until `/status` satisfies `wanted`.
     pub async fn wait_status(&self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
         let begun = Instant::now();

@@ -220,7 +220,10 @@ async fn the_warning_comes_before_the_server_gives_the_slot_up() {
     states.dedup();
     let lost = states.pop();
     assert_eq!(lost, Some(GuardState::Lost), "{states:?}");
-    assert!(states.contains(&GuardState::Warn) && states.contains(&GuardState::Pause), "{states:?}");
+    assert!(
+        states.contains(&GuardState::Warn) && states.contains(&GuardState::Pause),
+        "{states:?}"
+    );
     assert!(states.is_sorted(), "{states:?}");
     let warned = reports.iter().find(|report| report.state == GuardState::Warn).unwrap();
     assert_eq!(warned.limit, Some(Limit::Server), "{warned:?}");
