@@ -28,7 +28,7 @@ use crate::row::RowLayout;
 use identity::identity_of;
 #[cfg(test)]
 pub(crate) use query::Published;
-pub(crate) use query::{RawColumn, RawTable, load_by_name, load_by_oid};
+pub(crate) use query::{Access, Generated, RawColumn, RawTable, load_by_name, load_by_oid};
 pub(crate) use types::Types;
 
 /// A table with what its rows need.

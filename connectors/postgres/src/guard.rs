@@ -20,6 +20,10 @@ mod watch;
 
 use std::time::Duration;
 
+use anabranch_core::Result;
+use tokio_postgres::Client;
+
+use crate::config::PostgresConfig;
 pub use config::WalGuardConfig;
 use growth::Growth;
 pub use report::{GuardReport, GuardState, Limit, OldestPrepared, SpillReport};
@@ -33,6 +37,13 @@ const HYSTERESIS_PERCENT: u64 = 5;
 const PROJECTION_PERCENT_MIN: u64 = 10;
 /// A prepared transaction that nobody has ended for this long was probably forgotten.
 const PREPARED_SECONDS_LONG: u64 = 600;
+
+/// One look, for `check`: without a history there is no growth.
+pub(crate) async fn look(client: &Client, config: &PostgresConfig) -> Result<GuardReport> {
+    let sample = Sample::read(client, &config.slot, &config.application_name).await?;
+    let mut guard = Guard::new(config.wal_guard.clone(), config.slot.clone());
+    Ok(guard.observe(Duration::ZERO, &sample).0)
+}
 
 /// What the samples so far amount to.
 #[derive(Debug)]

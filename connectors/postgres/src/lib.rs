@@ -21,6 +21,7 @@ mod error;
 mod feed;
 mod fields;
 mod guard;
+mod hosting;
 mod intake;
 mod pgoutput;
 mod pgwire;

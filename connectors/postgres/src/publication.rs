@@ -177,28 +177,6 @@ pub(crate) fn dropped(wanted: &Wanted<'_>) -> Error {
         ))
 }
 
-/// Tables of publication `name` of which an application can neither update nor delete rows, since
-/// nothing identifies them (with partitions, each by itself).
-pub(crate) async fn refused_updates(client: &Client, name: &str) -> Result<Vec<String>> {
-    let action = || format!("look at the tables of publication {name}");
-    let query = "
-        select distinct leaf.oid::regclass::text
-        from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
-        join pg_namespace n on n.nspname = t.schemaname
-        join pg_class c on c.relname = t.tablename and c.relnamespace = n.oid
-        cross join lateral (
-          select c.oid union select relid from pg_partition_tree(c.oid) where isleaf) member(oid)
-        join pg_class leaf on leaf.oid = member.oid and leaf.relkind = 'r'
-        where p.pubname = $1 and (p.pubupdate or p.pubdelete) and leaf.relreplident <> 'f'
-          and not exists (
-            select from pg_index i where i.indrelid = leaf.oid and i.indimmediate and i.indisvalid
-            and case leaf.relreplident when 'd' then i.indisprimary
-                when 'i' then i.indisreplident else false end)
-        order by 1";
-    let rows = client.query(query, &[&name]).await.doing(action)?;
-    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().doing(action)
-}
-
 /// `"schema"."table"`.
 pub(crate) fn quoted(table: &RawTable) -> String {
     format!("{}.{}", escape_identifier(&table.schema), escape_identifier(&table.table))

@@ -4,6 +4,7 @@ use anabranch_core::{Error, ErrorKind, Result};
 use tokio_postgres::Client;
 
 use crate::error::Context;
+use crate::hosting::{Effect, Hosting, SIGNS};
 
 /// The oldest server that is read from.
 pub(crate) const SERVER_VERSION_MIN: u32 = 140_000;
@@ -21,8 +22,10 @@ pub(crate) struct Server {
     pub(crate) synchronous_standby_names: String,
     pub(crate) role: String,
     pub(crate) role_replicates: bool,
+    pub(crate) hosting: Hosting,
 }
 
+// On RDS and Aurora a role replicates as a member of `rds_replication`.
 const SERVER: &str = "
     select current_setting('server_version_num')::int4 as version,
            (select system_identifier from pg_control_system()) as system_id,
@@ -31,13 +34,17 @@ const SERVER: &str = "
            else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end as timeline,
            current_setting('wal_level') as wal_level,
            current_setting('synchronous_standby_names') as synchronous_standby_names,
-           rolname::text as role, rolreplication or rolsuper as role_replicates
-    from pg_roles where rolname = current_user";
+           rolname::text as role,
+           rolreplication or rolsuper
+           or exists (select from pg_roles r where r.rolname = 'rds_replication'
+                      and pg_has_role(r.oid, 'usage')) as role_replicates";
 
 impl Server {
     pub(crate) async fn read(client: &Client) -> Result<Self> {
         let action = || "ask PostgreSQL for its settings".to_owned();
-        let row = client.query_one(SERVER, &[]).await.doing(action)?;
+        let query =
+            format!("{SERVER}, {SIGNS} as signs from pg_roles where rolname = current_user");
+        let row = client.query_one(&query, &[]).await.doing(action)?;
         let read = || {
             Ok::<_, tokio_postgres::Error>(Self {
                 version: row.try_get::<_, i32>("version")?.unsigned_abs(),
@@ -48,6 +55,7 @@ impl Server {
                 synchronous_standby_names: row.try_get("synchronous_standby_names")?,
                 role: row.try_get("role")?,
                 role_replicates: row.try_get("role_replicates")?,
+                hosting: Hosting::of(&row.try_get::<_, Vec<String>>("signs")?),
             })
         };
         read().doing(action)
@@ -70,24 +78,25 @@ impl Server {
         }
         if self.is_standby {
             let why = "it is a standby".to_owned();
-            let help = "point [source] url at the primary".to_owned();
+            let help = "point [source] url at the primary: a standby's slot (16 and later) is not \
+                        supported";
+            let help = help.to_owned();
             obstacles.push(config("replicate from this server", why, help));
         }
         if self.wal_level != "logical" {
             let why = format!("wal_level is {}", self.wal_level);
-            let help = "ALTER SYSTEM SET wal_level = logical; then restart PostgreSQL".to_owned();
-            obstacles.push(config("decode the WAL", why, help));
+            obstacles.push(config("decode the WAL", why, self.hosting.logical_help()));
         }
         if !self.role_replicates {
             let why = format!("role {} lacks REPLICATION", self.role);
-            let help = format!("ALTER ROLE {} REPLICATION;", self.role);
+            let help = self.hosting.replication_help(&self.role);
             obstacles.push(config("replicate", why, help));
         }
         if names(&self.synchronous_standby_names, application_name) {
             let why = format!("synchronous_standby_names is {}", self.synchronous_standby_names);
-            let help = format!(
-                "name the standbys in synchronous_standby_names without {application_name:?} and *"
-            );
+            let setting = "synchronous_standby_names";
+            let example = self.hosting.set_help(setting, "FIRST 1 (a_standby)", Effect::Reload);
+            let help = format!("name only standbys, not {application_name:?} and not *: {example}");
             let action = "replicate: commits would wait for us, and we for commits";
             obstacles.push(config(action, why, help));
         }
@@ -133,11 +142,12 @@ mod tests {
             synchronous_standby_names: "*".into(),
             role: "reader".into(),
             role_replicates: false,
+            hosting: Hosting::Plain,
         };
         let obstacles = server.obstacles("anabranch");
         assert_eq!(obstacles.len(), 5);
         assert!(obstacles.iter().all(|error| error.kind() == ErrorKind::Config));
-        assert!(obstacles[3].report().contains("ALTER ROLE reader REPLICATION"));
+        assert!(obstacles[3].report().contains("ALTER ROLE \"reader\" REPLICATION"));
         let good = Server {
             version: 150_018,
             is_standby: false,

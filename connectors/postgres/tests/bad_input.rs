@@ -105,7 +105,7 @@ async fn roles_that_may_not() {
     refuses(&database, as_role("wrong"), "password").await;
     database.run(&format!("create role {role} login password 'p'")).await;
     refuses(&database, as_role("wrong"), "password").await;
-    refuses(&database, as_role("p"), &format!("ALTER ROLE {role} REPLICATION")).await;
+    refuses(&database, as_role("p"), &format!("ALTER ROLE \"{role}\" REPLICATION")).await;
     database.run(&format!("alter role {role} replication")).await;
     refuses(&database, as_role("p"), "GRANT SELECT").await;
     database.run(&format!("grant select on t to {role}")).await;

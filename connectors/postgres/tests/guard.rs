@@ -25,7 +25,10 @@ fn guarded(config: &PostgresConfig, retained_bytes_max: u64, drop_slot: bool) ->
 }
 
 /// Waits for a look that satisfies `wanted`.
-async fn seen(watch: &GuardWatch, wanted: impl Fn(&GuardReport) -> bool) -> GuardReport {
+async fn seen(
+    watch: &GuardWatch,
+    wanted: impl Fn(&GuardReport) -> bool + Send + Sync,
+) -> GuardReport {
     let wait = async {
         loop {
             let report = watch.report();
