@@ -2,6 +2,7 @@
 //! gives up leaves a trace.
 //!
 //! ```text
+//! heartbeats ──▶ the WAL, if they are asked for
 //! WalGuard::next ── cause ──▶ trace in the control schema ──▶ drop the slot
 //!                                     │
 //! start of the source ◀── Lost, by name
@@ -9,11 +10,10 @@
 //!
 //! The invariant: a slot that was dropped by policy is never begun anew by itself.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{Error, ErrorKind, Result};
-use anabranch_postgres::{DropCause, WalGuard, has_slot};
+use anabranch_postgres::{DropCause, WalGuard, beat, has_slot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -24,16 +24,22 @@ use crate::status::Status;
 /// How long the trace may take: the disk of the server fills meanwhile.
 const TRACE_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Guards the slot until `stop`.
-pub async fn run(config: &Config, status: &Arc<Status>, stop: &CancellationToken) {
+/// Guards the slot, and sends heartbeats, until `stop`.
+pub async fn run(config: &Config, status: &Status, stop: &CancellationToken) {
+    let stats = status.source_stats();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = watch(config, status) => {}
+        () = beat(&config.source, &stats) => {}
+    }
+}
+
+async fn watch(config: &Config, status: &Status) {
     let mut guard = WalGuard::new(config.source.clone());
     status.set_guard(guard.watch());
     loop {
-        let cause = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            cause = guard.next() => cause,
-        };
+        let cause = guard.next().await;
         leave_trace(config, &cause).await;
         if let Err(error) = guard.drop_slot(&cause).await {
             tracing::error!("{}; trying again", error.report());

@@ -56,6 +56,21 @@ fn stream(figures: &SourceFigures) -> Vec<Family> {
             figures.reread_rows,
         ),
         Family::counter(
+            "source_reread_seconds",
+            "Time that took, the waits for its bound included.",
+            figures.reread_seconds,
+        ),
+        Family::counter(
+            "source_reread_waited_seconds",
+            "Waits for reread_rows_per_second_max.",
+            figures.reread_waited_seconds,
+        ),
+        Family::gauge(
+            "source_heartbeat_latency_seconds",
+            "From sending the last heartbeat to reading it; absent without heartbeat_ms.",
+            figures.heartbeat_latency_seconds,
+        ),
+        Family::counter(
             "source_marked_rows",
             "Events that leave an unchanged value out.",
             figures.marked_rows,

@@ -1,6 +1,7 @@
 //! What the user says about the source database.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -73,6 +74,12 @@ pub struct PostgresConfig {
     /// How much WAL the slot may keep on the server.
     #[serde(default)]
     pub wal_guard: WalGuardConfig,
+    /// Rows that are looked up again in a second at most; no bound if absent.
+    #[serde(default)]
+    pub reread_rows_per_second_max: Option<NonZeroU32>,
+    /// Milliseconds between two messages that measure how long a change is under way.
+    #[serde(default)]
+    pub heartbeat_ms: Option<NonZeroU64>,
 }
 
 /// When the server sends a transaction that is larger than its `logical_decoding_work_mem`.
@@ -152,6 +159,8 @@ impl PostgresConfig {
             streaming: StreamingMode::default(),
             spool: SpoolConfig::default(),
             wal_guard: WalGuardConfig::default(),
+            reread_rows_per_second_max: None,
+            heartbeat_ms: None,
         }
     }
 

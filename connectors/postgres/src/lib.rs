@@ -21,6 +21,7 @@ mod error;
 mod feed;
 mod fields;
 mod guard;
+mod heartbeat;
 mod hosting;
 mod intake;
 mod pgoutput;
@@ -48,6 +49,7 @@ pub use guard::{
     DropCause, GuardReport, GuardState, GuardWatch, Limit, OldestPrepared, SpillReport, WalGuard,
     WalGuardConfig, has_slot,
 };
+pub use heartbeat::beat;
 pub use session::connect;
 pub use source::PostgresSource;
 pub use spool::SpoolConfig;

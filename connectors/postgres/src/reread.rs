@@ -11,6 +11,7 @@
 //! back what was seen.
 
 mod lookup;
+mod pace;
 mod visibility;
 
 use std::borrow::Cow;
@@ -24,12 +25,14 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::catalog::Relation;
+use crate::config::PostgresConfig;
 use crate::error::Context;
 use crate::pgoutput::Value;
 use crate::row::RowWriter;
 use crate::server::{Server, names};
 use crate::transaction::{Draft, Merged, Missing};
 use lookup::{Current, current_names, lock, look_up};
+use pace::Pace;
 use visibility::Snapshot;
 
 /// The first wait for a transaction to become visible, or for the WAL to be flushed.
@@ -46,6 +49,7 @@ const FLUSH_WAIT: Duration = Duration::from_millis(50);
 pub(crate) struct Reread {
     application_name: String,
     writer: RowWriter,
+    pace: Pace,
     /// The highest insert LSN that a re-read has seen.
     pub(crate) seen: Lsn,
 }
@@ -54,6 +58,8 @@ pub(crate) struct Reread {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) rows: usize,
+    /// Time spent so that the server is not asked for more than its bound.
+    pub(crate) waited: Duration,
     pub(crate) values: usize,
     pub(crate) bytes: usize,
     /// Events that say of a value only that it is unchanged, since its type is not what it was.
@@ -87,9 +93,10 @@ pub(crate) type WantedRows = HashMap<(u32, Bytes), Wanted>;
 pub(crate) type FoundRows = HashMap<(u32, Bytes), Found>;
 
 impl Reread {
-    pub(crate) fn new(application_name: &str, seen: Lsn) -> Self {
-        let application_name = application_name.to_owned();
-        Self { application_name, writer: RowWriter::default(), seen }
+    pub(crate) fn new(config: &PostgresConfig, seen: Lsn) -> Self {
+        let application_name = config.application_name.clone();
+        let pace = Pace::new(config.reread_rows_per_second_max);
+        Self { application_name, writer: RowWriter::default(), pace, seen }
     }
 
     /// Fills in everything that is missing in `drafts`, on a session of its own.
@@ -98,9 +105,10 @@ impl Reread {
         if wanted.is_empty() {
             return Ok(Outcome::default());
         }
-        let found = self.read(client, &wanted, &xids).await?;
+        let rows = wanted.len();
+        let (found, waited) = self.read_paced(client, wanted, &xids).await?;
         self.seen = self.seen.max(wait_for_flush(client).await?);
-        let mut outcome = Outcome { rows: wanted.len(), ..Outcome::default() };
+        let mut outcome = Outcome { rows, waited, ..Outcome::default() };
         let mut marked: BTreeMap<String, usize> = BTreeMap::new();
         for draft in drafts {
             if let Some(missing) = draft.missing.take()
@@ -118,6 +126,29 @@ impl Reread {
             outcome.marked += events;
         }
         Ok(outcome)
+    }
+
+    /// Reads the rows, no faster than is allowed: each slice in a snapshot of its own, so that none
+    /// is held during a wait. What the invariant asks of a snapshot holds for each.
+    async fn read_paced(
+        &mut self,
+        client: &Client,
+        wanted: WantedRows,
+        xids: &BTreeSet<u32>,
+    ) -> Result<(FoundRows, Duration)> {
+        let mut found = FoundRows::with_capacity(wanted.len());
+        let mut waited = Duration::ZERO;
+        let mut rest = wanted.into_iter();
+        loop {
+            let slice: WantedRows = rest.by_ref().take(self.pace.slice_rows()).collect();
+            if slice.is_empty() {
+                return Ok((found, waited));
+            }
+            let wait = self.pace.take(slice.len(), Instant::now());
+            tokio::time::sleep(wait).await;
+            waited += wait;
+            found.extend(self.read(client, &slice, xids).await?);
+        }
     }
 
     /// Reads all rows in one snapshot that sees `xids`.

@@ -1,11 +1,13 @@
 //! Figures of a running source, for `/status` and `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anabranch_core::Lsn;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// Counters and positions; every reader sees them grow.
 #[derive(Debug)]
@@ -20,6 +22,12 @@ pub struct SourceStats {
     rereads: AtomicU64,
     marked: AtomicU64,
     snapshot_rows: AtomicU64,
+    reread_us: AtomicU64,
+    reread_waited_us: AtomicU64,
+    heartbeats: AtomicU64,
+    heartbeat_us: AtomicU64,
+    /// The heartbeat that is under way.
+    heartbeat: Mutex<Option<(Uuid, Instant)>>,
 }
 
 impl Default for SourceStats {
@@ -35,6 +43,11 @@ impl Default for SourceStats {
             rereads: AtomicU64::default(),
             marked: AtomicU64::default(),
             snapshot_rows: AtomicU64::default(),
+            reread_us: AtomicU64::default(),
+            reread_waited_us: AtomicU64::default(),
+            heartbeats: AtomicU64::default(),
+            heartbeat_us: AtomicU64::default(),
+            heartbeat: Mutex::default(),
         }
     }
 }
@@ -59,8 +72,16 @@ pub struct SourceFigures {
     pub snapshot_rows: u64,
     /// Rows looked up again for values that the stream left out.
     pub reread_rows: u64,
+    /// Seconds that took, the waits for its bound included.
+    pub reread_seconds: f64,
+    /// Seconds of them that were waits for `reread_rows_per_second_max`.
+    pub reread_waited_seconds: f64,
     /// Events that leave an unchanged value out.
     pub marked_rows: u64,
+    /// Heartbeats that came through the stream.
+    pub heartbeats: u64,
+    /// From sending the last one to reading it.
+    pub heartbeat_latency_seconds: Option<f64>,
 }
 
 impl SourceStats {
@@ -76,7 +97,11 @@ impl SourceStats {
             rows: self.rows(),
             snapshot_rows: self.snapshot_rows(),
             reread_rows: self.rereads(),
+            reread_seconds: seconds(&self.reread_us),
+            reread_waited_seconds: seconds(&self.reread_waited_us),
             marked_rows: self.marked(),
+            heartbeats: self.heartbeats.load(Ordering::Relaxed),
+            heartbeat_latency_seconds: self.heartbeat_latency().map(|it| it.as_secs_f64()),
         }
     }
 
@@ -136,6 +161,32 @@ impl SourceStats {
         self.snapshot_rows.load(Ordering::Relaxed)
     }
 
+    /// How long the last heartbeat was under way; `None` before the first one.
+    #[must_use]
+    pub fn heartbeat_latency(&self) -> Option<Duration> {
+        let latency = || Duration::from_micros(self.heartbeat_us.load(Ordering::Relaxed));
+        (self.heartbeats.load(Ordering::Relaxed) > 0).then(latency)
+    }
+
+    pub(crate) fn heartbeat_sent(&self, id: Uuid) {
+        let mut under_way = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        *under_way = Some((id, Instant::now()));
+    }
+
+    /// One that another process sent says nothing, since its clock is not ours.
+    pub(crate) fn heartbeat_arrived(&self, id: Uuid) {
+        let mut under_way = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, sent)) = under_way.take_if(|(sent, _)| *sent == id) {
+            self.heartbeat_us.store(micros(sent.elapsed()), Ordering::Relaxed);
+            self.heartbeats.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn reread_took(&self, elapsed: Duration, waited: Duration) {
+        self.reread_us.fetch_add(micros(elapsed), Ordering::Relaxed);
+        self.reread_waited_us.fetch_add(micros(waited), Ordering::Relaxed);
+    }
+
     pub(crate) fn heard(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard_ms.store(now.max(1), Ordering::Relaxed);
@@ -166,6 +217,14 @@ impl SourceStats {
     pub(crate) fn copied(&self, rows: usize) {
         add(&self.snapshot_rows, rows);
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn seconds(micros: &AtomicU64) -> f64 {
+    Duration::from_micros(micros.load(Ordering::Relaxed)).as_secs_f64()
 }
 
 fn add(counter: &AtomicU64, count: usize) {

@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{PostgresConfig, StreamingMode};
 use crate::error::{Context, lost};
 use crate::feed::{Fed, Feed, FeedError};
-use crate::pgoutput::{self, Message, PluginOptions};
+use crate::pgoutput::{self, Logical, Message, PluginOptions};
 use crate::pgwire::WireError;
 use crate::reread::Reread;
 use crate::session::Session;
@@ -64,7 +64,7 @@ impl Streaming {
             .await
             .doing(|| format!("start replication from slot {}", config.slot))?;
         let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone());
-        let reread = Reread::new(&config.application_name, cursor.seen);
+        let reread = Reread::new(&config, cursor.seen);
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
         catalog.unlogged().into_iter().for_each(|table| builder.announce(table));
@@ -157,6 +157,9 @@ impl Streaming {
         if let Message::TwoPhase(step) = &message {
             return Err(step.refuse(&self.config.slot));
         }
+        if let Message::Logical(Logical { heartbeat: Some(id), .. }) = &message {
+            self.stats.heartbeat_arrived(*id);
+        }
         let before = self.builder.drafts.len();
         let drafts = &mut self.builder.drafts;
         let step = self.assembler.push(message, &self.catalog, drafts)?;
@@ -194,7 +197,11 @@ impl Streaming {
 
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
         let mut batch = self.builder.take(&mut self.assembler);
+        let began = Instant::now();
         let outcome = self.reread.fill(&self.session, &mut batch.drafts).await?;
+        if outcome.rows > 0 {
+            self.stats.reread_took(began.elapsed(), outcome.waited);
+        }
         self.stats.reread(outcome.rows, outcome.marked);
         self.builder.learn(outcome.bytes, outcome.values);
         permit.send(Ok(batch.complete(self.reread.seen)));

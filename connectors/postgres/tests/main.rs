@@ -7,9 +7,11 @@
 )]
 
 mod bad_input;
+mod check;
 mod clusters;
 mod columns;
 mod connection;
+mod costs;
 mod guard;
 mod handover;
 mod keys;

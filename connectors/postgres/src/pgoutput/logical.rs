@@ -1,8 +1,10 @@
 //! Messages that somebody wrote into the WAL with `pg_logical_emit_message`.
 
 use anabranch_core::Lsn;
+use uuid::Uuid;
 
 use crate::fields::Fields;
+use crate::heartbeat::PREFIX;
 
 /// One message; those of others mean nothing to us but that the WAL before them was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub(crate) struct Logical {
     pub(crate) transactional: bool,
     /// Where it begins: what committed before was sent before it.
     pub(crate) lsn: Lsn,
+    /// Which of our own heartbeats it is.
+    pub(crate) heartbeat: Option<Uuid>,
 }
 
 pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Logical> {
@@ -21,7 +25,9 @@ pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Logical> {
         _ => return None,
     };
     let lsn = Lsn(fields.u64()?);
-    let _prefix = fields.terminated()?;
+    let is_ours = fields.terminated()? == PREFIX.as_bytes();
     let length = fields.length()?;
-    fields.take(length).map(|_content| Logical { transactional, lsn })
+    let content = fields.take(length)?;
+    let heartbeat = is_ours.then(|| Uuid::try_parse_ascii(content).ok()).flatten();
+    Some(Logical { transactional, lsn, heartbeat })
 }
