@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anabranch_core::ErrorKind;
+use anabranch_core::{ErrorKind, Finding, Level};
 use anabranch_postgres::{
-    GuardReport, GuardState, GuardWatch, Limit, PostgresConfig, WalGuard, WalGuardConfig, has_slot,
+    GuardReport, GuardState, GuardWatch, Limit, PostgresConfig, WalGuard, WalGuardConfig, check,
+    has_slot,
 };
 
 use crate::support::{Cluster, DEADLINE, Database, Follower, Replica};
@@ -236,4 +237,8 @@ async fn the_warning_comes_before_the_server_gives_the_slot_up() {
     guarding.abort();
     let error = Follower::try_start(&database, replica).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    let findings = check(&database.config).await;
+    let gone =
+        |found: &Finding| found.level == Level::Blocker && found.seen.contains("its WAL is gone");
+    assert!(findings.iter().any(gone), "{findings:?}");
 }
