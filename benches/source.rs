@@ -80,7 +80,7 @@ pub(crate) async fn begin_log(scene: &Scene, slot: &str, log: &str) -> Result<()
     }
     let Begun { tables, cursor } = scene.begun()?;
     let cursor = SourceCursor { slot: slot.to_owned(), ..cursor.clone() };
-    let batch = LogBatch { tables: tables.clone(), events: Vec::new() };
+    let batch = LogBatch { tables: tables.clone(), ..LogBatch::default() };
     sink.apply(&batch, &cursor).await?;
     Ok(())
 }

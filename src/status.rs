@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anabranch_core::{Error, ErrorKind};
-use anabranch_kafka::{GroupStats, UnitLag};
+use anabranch_kafka::{GroupStats, Repairs, TableRepairs, UnitLag};
 use anabranch_postgres::{GuardReport, GuardWatch, SourceFigures, SourceStats};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,7 @@ struct Parts {
     source: Option<State>,
     stats: Arc<SourceStats>,
     guard: Option<GuardWatch>,
+    repairs: Option<Arc<Repairs>>,
     sinks: BTreeMap<String, SinkPart>,
 }
 
@@ -83,6 +84,9 @@ pub struct Report {
     pub source: Option<SourceReport>,
     /// The sinks that this process runs, by name.
     pub sinks: BTreeMap<String, SinkReport>,
+    /// What the log holds that has to be read again from the source.
+    #[serde(default)]
+    pub repairs: Vec<TableRepairs>,
 }
 
 /// The source.
@@ -220,6 +224,11 @@ impl Status {
         self.parts().guard = Some(guard);
     }
 
+    /// Where the pending repairs are.
+    pub fn set_repairs(&self, repairs: Arc<Repairs>) {
+        self.parts().repairs = Some(repairs);
+    }
+
     /// Where a sink's lag comes from; `None` while it is in no group.
     pub fn set_group(&self, sink: &str, group: Option<Arc<GroupStats>>) {
         self.parts().sinks.entry(sink.to_owned()).or_default().group = group;
@@ -235,7 +244,8 @@ impl Status {
             wal_guard: parts.guard.as_ref().map(GuardWatch::report),
         });
         let sinks = parts.sinks.iter().map(|(name, part)| (name.clone(), part.report(now_us)));
-        Report { source, sinks: sinks.collect() }
+        let repairs = parts.repairs.as_ref().map(|repairs| repairs.by_table()).unwrap_or_default();
+        Report { source, sinks: sinks.collect(), repairs }
     }
 }
 

@@ -43,6 +43,7 @@ pub async fn run_source(
     let mut log = LogSink::open(&config.kafka, &config.registry, &database)?;
     // Schema versions are counted in the log, so the source must hear of them before it reads.
     log.cursor().await?;
+    status.set_repairs(log.repairs());
     source.know(log.tables().cloned());
     Box::pin(pipeline::run(&mut source, &mut log, stop, report)).await
 }

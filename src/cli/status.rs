@@ -45,5 +45,6 @@ async fn offline(config: &Config) -> Result<Report> {
         let units = anabranch_kafka::admin::lag(&config.kafka, name, 1).await?;
         sinks.insert(name.clone(), SinkReport::offline(units, clock::now_us()));
     }
-    Ok(Report { source: None, sinks })
+    let repairs = anabranch_kafka::admin::repairs(&config.kafka).await?;
+    Ok(Report { source: None, sinks, repairs })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anabranch_kafka::TableRepairs;
 use anabranch_postgres::{GuardState, SourceFigures};
 
 use super::{Report, SinkReport, SourceReport, State, TableReport};
@@ -14,6 +15,7 @@ impl fmt::Display for Report {
         if let Some(source) = &self.source {
             source_rows(f, source)?;
         }
+        self.repairs.iter().try_for_each(|repairs| repair(f, repairs))?;
         row(f, ["SINK", "TABLE", "STATE", "LAG EVENTS", "LAG s"])?;
         for (name, sink) in &self.sinks {
             sink_rows(f, name, sink)?;
@@ -38,6 +40,18 @@ fn source_rows(f: &mut fmt::Formatter<'_>, source: &SourceReport) -> fmt::Result
         writeln!(f, "    {line}")?;
     }
     Ok(())
+}
+
+/// Nothing carries a repair out yet, and that is said.
+fn repair(f: &mut fmt::Formatter<'_>, repairs: &TableRepairs) -> fmt::Result {
+    let TableRepairs { table, rows, reason } = repairs;
+    let what = rows.map_or("all rows".to_owned(), |rows| format!("{rows} rows"));
+    let why = reason.describe();
+    writeln!(
+        f,
+        "repair pending: {what} of {table} may differ from the source ({why}). It waits for a release \
+         that repairs; a row is right again with its next change"
+    )
 }
 
 fn sink_rows(f: &mut fmt::Formatter<'_>, name: &str, sink: &SinkReport) -> fmt::Result {
@@ -96,11 +110,16 @@ mod tests {
             TableReport { state: parked, partitions: vec![unit(0, 3, 0.5), unit(1, 4, 2.0)] };
         let tables = BTreeMap::from([("p.public.t".to_owned(), table)]);
         let sink = SinkReport { state: State::Running, tables };
-        let report = Report { source: None, sinks: BTreeMap::from([("cache".to_owned(), sink)]) };
+        let reason = anabranch_core::RepairReason::TypeChanged;
+        let repairs = vec![TableRepairs { table: "public.t".to_owned(), rows: Some(3), reason }];
+        let sinks = BTreeMap::from([("cache".to_owned(), sink)]);
+        let report = Report { source: None, sinks, repairs };
         assert!(!report.is_healthy());
         let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let brief = words(report.to_string());
         assert!(brief.contains("cache p.public.t PARKED 7 2.0 cannot write row 7"), "{brief}");
+        let pending = "repair pending: 3 rows of public.t may differ from the source (a column";
+        assert!(brief.contains(pending), "{brief}");
         let long = words(format!("{report:#}"));
         assert!(long.contains("[1] offset 10 of 14 4 2.0"), "{long}");
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Lsn, Position, Table, Version};
+use crate::{Lsn, Position, Repair, Table, Version};
 
 /// A run of changes that becomes durable in the log together, with the source's cursor.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,8 @@ pub struct LogBatch {
     /// The changes, in strictly increasing order of position but for the two halves of a key
     /// change and the rows of a snapshot.
     pub events: Vec<Event>,
+    /// What these changes leave to be mended.
+    pub repairs: Vec<Repair>,
 }
 
 /// One change.

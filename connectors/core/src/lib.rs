@@ -21,6 +21,7 @@ pub mod key;
 pub mod memory;
 mod partition;
 mod position;
+mod repair;
 pub mod resume;
 mod secret;
 mod sink;
@@ -36,6 +37,7 @@ pub use event::{Change, Event, LogBatch, Op, ROW_PART_MAX, TRUNCATE_PARTS, Trans
 pub use finding::{Finding, Level};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
+pub use repair::{Repair, RepairReason};
 pub use secret::Secret;
 pub use sink::Sink;
 pub use source::Source;

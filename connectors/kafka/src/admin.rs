@@ -12,10 +12,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
+use uuid::Uuid;
 
 use crate::context::{Quiet, Trouble};
 use crate::names::{key_subject, value_subject};
 use crate::reader::{self, BROKER_TIMEOUT, Borders, Reader};
+use crate::repairs::{RepairRecord, TableRepairs, summary};
 use crate::schemas::SchemaRecord;
 use crate::stats::UnitLag;
 use crate::topics::{Admin, Topic};
@@ -34,6 +36,28 @@ pub async fn read_position(kafka: &KafkaConfig) -> Result<Option<SourceCursor>> 
     let config = kafka.clone();
     crate::blocking(move || progress::read_position(&Reader::new(&config)?, &Names::new(&config)))
         .await
+}
+
+/// Reads the repairs that are pending in the log, by table.
+///
+/// # Errors
+///
+/// As for [`read_position`].
+pub async fn repairs(kafka: &KafkaConfig) -> Result<Vec<TableRepairs>> {
+    let log = read_position(kafka).await?.map(|position| position.log);
+    Ok(summary(repairs_of(kafka, log).await?.iter()))
+}
+
+/// Those of the log with this id.
+pub(crate) async fn repairs_of(
+    kafka: &KafkaConfig,
+    log: Option<Uuid>,
+) -> Result<Vec<RepairRecord>> {
+    let (config, Some(log)) = (kafka.clone(), log) else { return Ok(Vec::new()) };
+    crate::blocking(move || {
+        progress::read_repairs(&Reader::new(&config)?, &Names::new(&config), log)
+    })
+    .await
 }
 
 /// Reads the newest version of every table of the log.

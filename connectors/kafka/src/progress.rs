@@ -1,16 +1,20 @@
 //! What the log says about itself: its position record and its tables, read to their ends.
 //!
 //! ```text
-//! <prefix>.progress ─▶ position: SourceCursor     <prefix>.schemas ─▶ Tables
+//! <prefix>.progress ─▶ position: SourceCursor, repairs     <prefix>.schemas ─▶ Tables
 //! ```
 //!
 //! Blocking: call it where blocking is allowed.
 
+use std::collections::HashMap;
+
 use anabranch_core::{CURSOR_FORMAT, Error, ErrorKind, Result, SourceCursor};
 use rdkafka::message::Message as _;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::reader::Reader;
+use crate::repairs::{self, RepairRecord};
 use crate::schemas::{SchemaRecord, Tables};
 use crate::{KafkaConfig, Names, error};
 
@@ -60,6 +64,22 @@ pub(crate) fn read_position(reader: &Reader, names: &Names) -> Result<Option<Sou
     last.as_deref().map(parse_position).transpose()
 }
 
+/// Reads the repairs that are pending in the log with this id.
+pub(crate) fn read_repairs(reader: &Reader, names: &Names, log: Uuid) -> Result<Vec<RepairRecord>> {
+    let topic = names.progress();
+    let Some(borders) = single_partition(reader, &topic)? else { return Ok(Vec::new()) };
+    let mut pending: HashMap<Vec<u8>, Option<RepairRecord>> = HashMap::new();
+    reader.read(&topic, (borders.start, borders.end), |record| {
+        if let Some(key) = record.key().filter(|key| repairs::is_repair(Some(key))) {
+            pending.insert(key.to_vec(), record.payload().map(repairs::parse).transpose()?);
+        }
+        Ok(())
+    })?;
+    let mut found: Vec<RepairRecord> = pending.into_values().flatten().collect();
+    found.retain(|record| record.log == log);
+    Ok(found)
+}
+
 /// Reads the tables, and the end of what was read.
 pub(crate) fn read_tables(reader: &Reader, names: &Names) -> Result<(Tables, i64)> {
     let topic = names.schemas();
@@ -103,10 +123,8 @@ fn parse_position(value: &[u8]) -> Result<SourceCursor> {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::{Epoch, Lsn, Phase};
-    use uuid::Uuid;
-
     use super::*;
+    use anabranch_core::{Epoch, Lsn, Phase};
 
     #[test]
     fn positions_round_trip_and_newer_formats_are_refused() {

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::producer::{Outgoing, Producer};
 use crate::progress::{self, POSITION_KEY};
+use crate::repairs::{RepairRecord, Repairs};
 use crate::routes::{Route, Routes};
 use crate::topics::{Admin, Topic};
 use crate::{KafkaConfig, Names, RegistryConfig, error};
@@ -35,6 +36,8 @@ pub struct LogSink {
     names: Names,
     source: SourceNames,
     routes: Routes,
+    /// What the log has to be mended by.
+    repairs: Arc<Repairs>,
     /// `None` before [`Sink::cursor`], and after a failure.
     producer: Option<Producer>,
     /// The position record, as far as this sink has written or read it.
@@ -59,6 +62,7 @@ impl LogSink {
             names: Names::new(kafka),
             source,
             routes: Routes::new(kafka, registry)?,
+            repairs: Arc::default(),
             producer: None,
             position: None,
             written: None,
@@ -72,6 +76,12 @@ impl LogSink {
         self.routes.tables().all().map(|record| &record.table)
     }
 
+    /// The repairs that are pending in the log, as of the last [`Sink::cursor`] or batch.
+    #[must_use]
+    pub fn repairs(&self) -> Arc<Repairs> {
+        Arc::clone(&self.repairs)
+    }
+
     /// Fences any other producer, then reads what the log holds.
     async fn take_over(&mut self) -> Result<()> {
         self.producer = None;
@@ -82,6 +92,8 @@ impl LogSink {
         let producer = Producer::open(&self.kafka).await?;
         let config = self.kafka.clone();
         let progress = crate::blocking(move || progress::read(&config)).await?;
+        let log = progress.position.as_ref().map(|position| position.log);
+        self.repairs.reset(crate::admin::repairs_of(&self.kafka, log).await?);
         self.routes.reset(admin, progress.tables);
         self.position = progress.position;
         self.written = None;
@@ -94,13 +106,15 @@ impl LogSink {
         let Some(producer) = self.producer.take() else {
             return Err(error::bug("write to the log", "there is no producer"));
         };
-        match self.fill(&producer, batch, upto).await {
+        let repairs = self.repairs.records(batch, upto.log, Utc::now().timestamp_micros());
+        match self.fill(&producer, batch, (upto, &repairs)).await {
             Ok(()) => self.producer = Some(producer.commit().await?),
             Err(error) => {
                 producer.abandon().await;
                 return Err(error);
             }
         }
+        self.repairs.add(repairs);
         self.position = Some(upto.clone());
         self.written = Some(Fingerprint::of(batch));
         Ok(())
@@ -122,7 +136,7 @@ impl LogSink {
         &mut self,
         producer: &Producer,
         batch: &LogBatch,
-        upto: &SourceCursor,
+        (upto, repairs): (&SourceCursor, &[RepairRecord]),
     ) -> Result<()> {
         producer.begin()?;
         let now_us = Utc::now().timestamp_micros();
@@ -137,6 +151,10 @@ impl LogSink {
         if batch.events.is_empty() {
             let heartbeat = json!({ "confirm": upto.confirm, "time_us": now_us });
             self.send_json(producer, &self.names.heartbeat(), "source", &heartbeat).await?;
+        }
+        for repair in repairs {
+            let key = repair.record_key();
+            self.send_json(producer, &self.names.progress(), &key, repair).await?;
         }
         self.send_json(producer, &self.names.progress(), POSITION_KEY, upto).await
     }

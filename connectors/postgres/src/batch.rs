@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{LogBatch, Lsn, SourceCursor, Split, Table};
+use anabranch_core::{LogBatch, Lsn, Repair, SourceCursor, Split, Table};
 
 use crate::transaction::{Assembler, Draft};
 
@@ -129,10 +129,10 @@ impl BatchBuilder {
 
 impl DraftBatch {
     /// The batch, once nothing is missing. `seen` is the highest LSN that a re-read has seen.
-    pub(crate) fn complete(mut self, seen: Lsn) -> (LogBatch, SourceCursor) {
+    pub(crate) fn complete(mut self, seen: Lsn, repairs: Vec<Repair>) -> (LogBatch, SourceCursor) {
         self.cursor.seen = self.cursor.seen.max(seen);
         let events = self.drafts.into_iter().map(|draft| draft.event).collect();
-        (LogBatch { tables: self.tables, events }, self.cursor)
+        (LogBatch { tables: self.tables, events, repairs }, self.cursor)
     }
 }
 
@@ -208,7 +208,8 @@ pub(crate) mod tests {
         }
 
         fn take(&mut self) -> (usize, u64, Option<u64>) {
-            let (batch, cursor) = self.builder.take(&mut self.assembler).complete(Lsn(0));
+            let (batch, cursor) =
+                self.builder.take(&mut self.assembler).complete(Lsn(0), Vec::new());
             (batch.events.len(), cursor.confirm.0, cursor.split.map(|split| split.ordinal))
         }
     }

@@ -10,6 +10,7 @@
 //! the catalog says by now.
 
 mod identity;
+mod leaves;
 mod query;
 mod types;
 
@@ -26,6 +27,7 @@ use crate::intake::{APPEND_ATTNUM, Intake, hash_of};
 use crate::pgoutput;
 use crate::row::RowLayout;
 use identity::identity_of;
+pub(crate) use leaves::Leaves;
 #[cfg(test)]
 pub(crate) use query::Published;
 pub(crate) use query::{Access, Generated, RawColumn, RawTable, load_by_name, load_by_oid};
@@ -73,6 +75,8 @@ pub(crate) struct Catalog {
     names: Vec<TableName>,
     book: RuleBook,
     rules: HashMap<u32, Arc<TableRules>>,
+    /// Partitions that changes came from.
+    pub(crate) leaves: Leaves,
 }
 
 /// A table as the server sends it: columns and wire columns, place by place.
@@ -114,6 +118,12 @@ impl Catalog {
         let mut tables = self.tables();
         tables.retain(|table| !self.known.is_logged(table));
         tables
+    }
+
+    /// Takes notice of what the next message says of partitions.
+    pub(crate) fn observe(&mut self, message: &pgoutput::Message) {
+        let relations = &self.relations;
+        self.leaves.observe(message, |oid| relations.contains_key(&oid));
     }
 
     /// Whether a Relation message is about one of our tables, by oid or by name.
@@ -323,6 +333,12 @@ impl Relation {
 }
 
 impl Relation {
+    /// Whether the log has the key as the source does.
+    pub(crate) fn has_plain_key(&self) -> bool {
+        let plain = |column: &Column| column.attnum != APPEND_ATTNUM && hash_of(column).is_none();
+        self.table.key_columns().all(plain)
+    }
+
     /// What may be seen of a value that was read from the table itself.
     pub(crate) fn mask<'a>(&self, place: usize, text: &'a [u8]) -> Cow<'a, [u8]> {
         let as_it_is = Cow::Borrowed(text);

@@ -8,31 +8,36 @@
 //! The invariant: a value is as new as its event or newer, and if newer, a newer event is certain to
 //! follow. The snapshot sees every transaction of the drafts, so no value is older; the flush
 //! position has reached what had been inserted after the read, so no crash of the server takes
-//! back what was seen.
+//! back what was seen. Where that cannot be kept (a value of another type, a row that is gone while
+//! no delete is certain to follow) the event is marked, and a repair is asked for with it.
 
 mod lookup;
 mod pace;
+mod repairs;
+mod settle;
 mod visibility;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{Change, Error, ErrorKind, Lsn, Result};
+use anabranch_core::{Change, Error, ErrorKind, Lsn, Repair, RepairReason, Result};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use crate::catalog::Relation;
+use crate::catalog::{Leaves, Relation};
 use crate::config::PostgresConfig;
 use crate::error::Context;
 use crate::pgoutput::Value;
 use crate::row::RowWriter;
 use crate::server::{Server, names};
 use crate::transaction::{Draft, Merged, Missing};
-use lookup::{Current, current_names, lock, look_up};
+use lookup::{Current, LookedUp, current_names, lock, look_up};
 use pace::Pace;
+use repairs::Repairs;
+use settle::{Fates, settle};
 use visibility::Snapshot;
 
 /// The first wait for a transaction to become visible, or for the WAL to be flushed.
@@ -48,6 +53,7 @@ const FLUSH_WAIT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Reread {
     application_name: String,
+    publications: Vec<String>,
     writer: RowWriter,
     pace: Pace,
     /// The highest insert LSN that a re-read has seen.
@@ -55,15 +61,16 @@ pub(crate) struct Reread {
 }
 
 /// What a re-read brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) rows: usize,
     /// Time spent so that the server is not asked for more than its bound.
     pub(crate) waited: Duration,
     pub(crate) values: usize,
     pub(crate) bytes: usize,
-    /// Events that say of a value only that it is unchanged, since its type is not what it was.
+    /// Events that say of a value only that it is unchanged, and that need a repair.
     pub(crate) marked: usize,
+    pub(crate) repairs: Vec<Repair>,
 }
 
 /// A row to look up.
@@ -83,8 +90,8 @@ pub(crate) enum Found {
     Row(HashMap<i16, Current>),
     /// The row is gone, or its table is.
     Gone,
-    /// Its key has another type now, so it cannot be found.
-    KeyChanged,
+    /// It was not found, or cannot be, and no delete is certain to follow.
+    Unknown(RepairReason),
 }
 
 /// Rows by table and encoded key, so that one that changed often is looked up once.
@@ -95,36 +102,46 @@ pub(crate) type FoundRows = HashMap<(u32, Bytes), Found>;
 impl Reread {
     pub(crate) fn new(config: &PostgresConfig, seen: Lsn) -> Self {
         let application_name = config.application_name.clone();
+        let publications = config.publications();
         let pace = Pace::new(config.reread_rows_per_second_max);
-        Self { application_name, writer: RowWriter::default(), pace, seen }
+        Self { application_name, publications, writer: RowWriter::default(), pace, seen }
     }
 
-    /// Fills in everything that is missing in `drafts`, on a session of its own.
-    pub(crate) async fn fill(&mut self, client: &Client, drafts: &mut [Draft]) -> Result<Outcome> {
+    /// Fills in everything that is missing in `drafts`, on a session of its own. `leaves` are the
+    /// partitions that changes came from.
+    pub(crate) async fn fill(
+        &mut self,
+        client: &Client,
+        drafts: &mut [Draft],
+        leaves: &mut Leaves,
+    ) -> Result<Outcome> {
+        if let Some(first) = drafts.first() {
+            leaves.forget_before(first.event.position.commit_lsn);
+        }
         let (wanted, xids) = wanted(drafts);
         if wanted.is_empty() {
             return Ok(Outcome::default());
         }
         let rows = wanted.len();
-        let (found, waited) = self.read_paced(client, wanted, &xids).await?;
-        self.seen = self.seen.max(wait_for_flush(client).await?);
-        let mut outcome = Outcome { rows, waited, ..Outcome::default() };
-        let mut marked: BTreeMap<String, usize> = BTreeMap::new();
-        for draft in drafts {
-            if let Some(missing) = draft.missing.take()
-                && self.complete(draft, &missing, &found, &mut outcome)?
-            {
-                *marked.entry(missing.relation.table.full_name()).or_default() += 1;
+        let (found, fates, waited) = self.read_paced(client, wanted, &xids, leaves).await?;
+        let flushed = wait_for_flush(client).await?;
+        self.seen = self.seen.max(flushed);
+        for (oid, fate) in &fates {
+            if let Some(members) = &fate.members {
+                leaves.gone(*oid, members, flushed);
             }
         }
-        for (table, events) in marked {
-            tracing::warn!(
-                table,
-                events,
-                "a column changed its type: unchanged values are left out"
-            );
-            outcome.marked += events;
+        let mut outcome = Outcome { rows, waited, ..Outcome::default() };
+        let mut repairs = Repairs::default();
+        for draft in drafts {
+            if let Some(missing) = draft.missing.take()
+                && let Some(reason) = self.complete(draft, &missing, &found, &mut outcome)?
+                && let Change::Row { key, .. } = &draft.event.change
+            {
+                repairs.add(&missing.relation, key, reason);
+            }
         }
+        (outcome.marked, outcome.repairs) = repairs.finish();
         Ok(outcome)
     }
 
@@ -135,19 +152,23 @@ impl Reread {
         client: &Client,
         wanted: WantedRows,
         xids: &BTreeSet<u32>,
-    ) -> Result<(FoundRows, Duration)> {
+        leaves: &Leaves,
+    ) -> Result<(FoundRows, Fates, Duration)> {
         let mut found = FoundRows::with_capacity(wanted.len());
+        let mut fates = Fates::new();
         let mut waited = Duration::ZERO;
         let mut rest = wanted.into_iter();
         loop {
             let slice: WantedRows = rest.by_ref().take(self.pace.slice_rows()).collect();
             if slice.is_empty() {
-                return Ok((found, waited));
+                return Ok((found, fates, waited));
             }
             let wait = self.pace.take(slice.len(), Instant::now());
             tokio::time::sleep(wait).await;
             waited += wait;
-            found.extend(self.read(client, &slice, xids).await?);
+            let (found_now, fates_now) = self.read(client, &slice, xids, leaves).await?;
+            found.extend(found_now);
+            fates.extend(fates_now);
         }
     }
 
@@ -157,7 +178,10 @@ impl Reread {
         client: &Client,
         wanted: &WantedRows,
         xids: &BTreeSet<u32>,
-    ) -> Result<FoundRows> {
+        leaves: &Leaves,
+    ) -> Result<(FoundRows, Fates)> {
+        // Tables whose keys cannot even be asked for.
+        let mut unfit = BTreeSet::new();
         let began = Instant::now();
         let mut backoff = BACKOFF_MIN;
         let mut told = false;
@@ -169,11 +193,19 @@ impl Reread {
             if lock(client, &names).await? {
                 let snapshot = Snapshot::take(client).await?;
                 match xids.iter().find(|xid| !snapshot.sees(**xid)) {
-                    None => {
-                        let found = look_up(client, &names, wanted).await?;
-                        finish(client, "commit").await?;
-                        return Ok(found);
-                    }
+                    None => match look_up(client, &names, wanted, &unfit).await? {
+                        LookedUp::Rows(mut found) => {
+                            let publications = &self.publications;
+                            let fates = settle(client, &mut found, leaves, publications).await?;
+                            finish(client, "commit").await?;
+                            return Ok((found, fates));
+                        }
+                        LookedUp::Unfit(oid) => {
+                            unfit.insert(oid);
+                            finish(client, "rollback").await?;
+                            continue;
+                        }
+                    },
                     Some(xid) if !told && began.elapsed() > LONG_WAIT => {
                         tracing::warn!(xid, "a committed transaction is not visible yet");
                         told = true;
@@ -198,30 +230,29 @@ impl Reread {
         Ok(())
     }
 
-    /// Fills in one draft; `true` if a value stays out because its type, or the key's, is not what
-    /// it was.
+    /// Fills in one draft; returns why a value stays out although no newer change will bring it.
     fn complete(
         &mut self,
         draft: &mut Draft,
         missing: &Missing,
         found: &FoundRows,
         outcome: &mut Outcome,
-    ) -> Result<bool> {
+    ) -> Result<Option<RepairReason>> {
         let relation = &missing.relation;
         let Change::Row { key, after, unchanged, .. } = &mut draft.event.change else {
-            return Ok(false);
+            return Ok(None);
         };
-        let row = match found.get(&(relation.table.oid, key.clone())) {
-            Some(Found::Row(row)) => Ok(row),
-            Some(Found::KeyChanged) => Err(true),
-            Some(Found::Gone) | None => Err(false),
+        let (row, unknown) = match found.get(&(relation.table.oid, key.clone())) {
+            Some(Found::Row(row)) => (Some(row), None),
+            Some(Found::Unknown(reason)) => (None, Some(*reason)),
+            Some(Found::Gone) | None => (None, None),
         };
         let now = |place: usize| {
             let attnum = relation.table.columns.get(place)?.attnum;
-            row.ok()?.get(&attnum)
+            row?.get(&attnum)
         };
         let changed = |place: &usize| now(*place) == Some(&Current::TypeChanged);
-        let marked = row == Err(true) || missing.places.iter().any(changed);
+        let retyped = missing.places.iter().any(changed).then_some(RepairReason::TypeChanged);
         let current = |place| now(place).filter(|current| **current != Current::TypeChanged);
         for place in &missing.places {
             match current(*place) {
@@ -248,7 +279,7 @@ impl Reread {
         let row = self.writer.row(&relation.layout, values.iter().copied());
         let value = |place: usize| values.get(place).copied();
         *after = Some(row.map_err(|bad| bad.error(&relation.table, value))?);
-        Ok(marked)
+        Ok(unknown.or(retyped))
     }
 }
 

@@ -201,7 +201,7 @@ impl<'a> Copying<'a> {
             transaction: Arc::new(transaction),
             writer: RowWriter::default(),
             // The tables may have changed since they were announced.
-            batch: LogBatch { tables: run.catalog.tables(), events: Vec::new() },
+            batch: LogBatch { tables: run.catalog.tables(), ..LogBatch::default() },
             bytes: 0,
         }
     }

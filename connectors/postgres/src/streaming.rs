@@ -152,8 +152,11 @@ impl Streaming {
 
     async fn take_message(&mut self, message: Message) -> Result<()> {
         if let Message::Relation(relation) = &message {
-            return self.take_relation(relation).await;
+            self.take_relation(relation).await?;
+            self.catalog.observe(&message);
+            return Ok(());
         }
+        self.catalog.observe(&message);
         if let Message::TwoPhase(step) = &message {
             return Err(step.refuse(&self.config.slot));
         }
@@ -182,7 +185,10 @@ impl Streaming {
 
     /// A table as the rows that follow have it.
     async fn take_relation(&mut self, message: &pgoutput::Relation) -> Result<()> {
-        if !self.catalog.concerns(message) || self.catalog.matches(message) {
+        if !self.catalog.concerns(message) {
+            return self.require_root(message).await;
+        }
+        if self.catalog.matches(message) {
             return Ok(());
         }
         let type_oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
@@ -195,16 +201,44 @@ impl Streaming {
         Ok(())
     }
 
+    /// A partition of a table of ours comes behind that table, or its rows would be passed over.
+    async fn require_root(&self, message: &pgoutput::Relation) -> Result<()> {
+        if self.catalog.leaves.expects_leaf() {
+            return Ok(());
+        }
+        let action = || format!("go on with partition {}.{}", message.schema, message.name);
+        let query = "
+            select pg_partition_root($1::oid::regclass)::oid from pg_publication
+            where pubname = any($2) and not pubviaroot limit 1";
+        let publications = self.config.publications();
+        let row = self.session.query_opt(query, &[&message.oid, &publications]).await;
+        let row = row.doing(action)?;
+        let root: Option<Option<u32>> = row.map(|row| row.try_get(0)).transpose().doing(action)?;
+        match root.flatten().and_then(|root| self.catalog.relation(root)) {
+            None => Ok(()),
+            Some(root) => {
+                let why =
+                    format!("it comes under its own name, not that of {}", root.table.full_name());
+                let sql = "ALTER PUBLICATION .. SET (publish_via_partition_root = true);";
+                Err(lost(action(), why).with_help(format!(
+                    "run `anabranch teardown`, then, if the publication is still there, {sql}, and \
+                     start again"
+                )))
+            }
+        }
+    }
+
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
         let mut batch = self.builder.take(&mut self.assembler);
         let began = Instant::now();
-        let outcome = self.reread.fill(&self.session, &mut batch.drafts).await?;
+        let leaves = &mut self.catalog.leaves;
+        let outcome = self.reread.fill(&self.session, &mut batch.drafts, leaves).await?;
         if outcome.rows > 0 {
             self.stats.reread_took(began.elapsed(), outcome.waited);
         }
         self.stats.reread(outcome.rows, outcome.marked);
         self.builder.learn(outcome.bytes, outcome.values);
-        permit.send(Ok(batch.complete(self.reread.seen)));
+        permit.send(Ok(batch.complete(self.reread.seen, outcome.repairs)));
         self.handed_over = Instant::now();
         Ok(())
     }

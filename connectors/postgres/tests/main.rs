@@ -18,6 +18,7 @@ mod keys;
 mod lost;
 mod messages;
 mod order;
+mod rereads;
 mod streamed;
 mod support;
 mod toast;

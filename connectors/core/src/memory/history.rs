@@ -140,7 +140,7 @@ impl Source for MemoryHistory {
     async fn next(&mut self) -> Result<Option<(LogBatch, SourceCursor)>> {
         tokio::task::yield_now().await;
         let mut cursor = self.cursor.clone().unwrap_or_else(|| self.begin());
-        let mut batch = LogBatch { tables: vec![table()], events: Vec::new() };
+        let mut batch = LogBatch { tables: vec![table()], ..LogBatch::default() };
         let from = cursor.confirm;
         for transaction in self.history.iter().filter(|t| t.commit_lsn >= from) {
             let room = self.batch_max.saturating_sub(batch.events.len());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{ErrorKind, LogBatch, Sink as _};
+use anabranch_core::{ErrorKind, LogBatch, Repair, RepairReason, Sink as _};
 use anabranch_kafka::{LogSink, RECORD_BYTES_MAX};
 
 use crate::support::{Fake, Log, table, wider};
@@ -36,6 +36,41 @@ async fn a_batch_and_its_position_are_durable_together() {
     }
     let partitions: std::collections::BTreeSet<i32> = seen.iter().map(|r| r.partition).collect();
     assert_eq!(partitions.len(), 4);
+}
+
+#[tokio::test]
+async fn repairs_are_pending_with_the_batch_that_asks_for_them() {
+    let log = Log::new();
+    let mut fake = Fake::new(table("orders"));
+    let mut sink = open(&log);
+    sink.cursor().await.unwrap();
+    let (batch, upto) = fake.start();
+    sink.apply(&batch, &upto).await.unwrap();
+    assert!(sink.repairs().by_table().is_empty());
+    let repair = |oid, key: Option<&'static [u8]>, reason| Repair {
+        oid,
+        table: format!("shop.t{oid}"),
+        key: key.map(bytes::Bytes::from_static),
+        reason,
+    };
+    let (mut batch, upto) = fake.transaction(&[(1, Some("x"))]);
+    batch.repairs = vec![
+        repair(1, Some(b"a"), RepairReason::PartitionGone),
+        repair(1, Some(b"b"), RepairReason::PartitionGone),
+        repair(2, None, RepairReason::KeyChanged),
+    ];
+    sink.apply(&batch, &upto).await.unwrap();
+    let pending = sink.repairs().by_table();
+    assert_eq!(pending.iter().map(|table| table.rows).collect::<Vec<_>>(), [Some(2), None]);
+    // Many position records later they are still there, for the next instance and for commands.
+    for id in 0..20 {
+        let (batch, upto) = fake.transaction(&[(id, None)]);
+        sink.apply(&batch, &upto).await.unwrap();
+    }
+    let mut again = open(&log);
+    again.cursor().await.unwrap();
+    assert_eq!(again.repairs().by_table(), pending);
+    assert_eq!(anabranch_kafka::admin::repairs(&log.kafka).await.unwrap(), pending);
 }
 
 #[tokio::test]
@@ -182,7 +217,7 @@ async fn tables_change_and_topics_stay_what_they_were() {
     other_key.key = vec![1];
     other_key.version += 1;
     let other = Arc::new(other_key);
-    let batch = LogBatch { tables: vec![other], events: Vec::new() };
+    let batch = LogBatch { tables: vec![other], ..LogBatch::default() };
     let error = sink.apply(&batch, &upto).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
 

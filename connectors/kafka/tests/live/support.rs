@@ -189,7 +189,7 @@ impl Fake {
 
     /// The position record before the first change.
     pub(crate) fn start(&self) -> (LogBatch, SourceCursor) {
-        (LogBatch { tables: vec![Arc::clone(&self.table)], events: Vec::new() }, self.cursor())
+        (LogBatch { tables: vec![Arc::clone(&self.table)], ..LogBatch::default() }, self.cursor())
     }
 
     /// Where the source is now.
@@ -217,7 +217,7 @@ impl Fake {
             let op = if note.is_some() { Op::Create } else { Op::Delete };
             self.event(commit, place as u64 + 1, 0, self.change(op, *id, *note))
         });
-        (LogBatch { tables: Vec::new(), events: events.collect() }, self.cursor())
+        (LogBatch { events: events.collect(), ..LogBatch::default() }, self.cursor())
     }
 
     /// One transaction of INSERT, TRUNCATE, INSERT.
@@ -235,7 +235,7 @@ impl Fake {
             .into_iter()
             .enumerate()
             .map(|(place, (part, change))| self.event(commit, place as u64 + 1, part, change));
-        (LogBatch { tables: Vec::new(), events: events.collect() }, self.cursor())
+        (LogBatch { events: events.collect(), ..LogBatch::default() }, self.cursor())
     }
 
     fn event(&self, commit_lsn: Lsn, ordinal: u64, part: u8, change: Change) -> Event {

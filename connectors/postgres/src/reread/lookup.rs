@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
-use anabranch_core::Result;
+use anabranch_core::{RepairReason, Result};
 use bytes::Bytes;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::error::SqlState;
@@ -78,12 +78,26 @@ pub(super) async fn lock(client: &Client, names: &Names) -> Result<bool> {
     }
 }
 
-/// Looks every row up in the open transaction.
+/// What a look at the rows brought.
+pub(super) enum LookedUp {
+    Rows(FoundRows),
+    /// The keys of this table have values that its key cannot have any more: an enum's label that
+    /// was renamed, a domain that was narrowed. The transaction is void.
+    Unfit(u32),
+}
+
+/// The class of SQLSTATEs for values that do not fit.
+const DATA_EXCEPTION: &str = "22";
+/// A domain's check is an integrity constraint.
+const CHECK_VIOLATION: &str = "23514";
+
+/// Looks every row up in the open transaction, but for those of tables that are `unfit`.
 pub(super) async fn look_up(
     client: &Client,
     names: &Names,
     wanted: &WantedRows,
-) -> Result<FoundRows> {
+    unfit: &BTreeSet<u32>,
+) -> Result<LookedUp> {
     let oids: Vec<u32> = names.keys().copied().collect();
     let columns = columns(client, &oids).await?;
     let mut found: FoundRows = wanted.keys().map(|key| (key.clone(), Found::Gone)).collect();
@@ -92,20 +106,29 @@ pub(super) async fn look_up(
             wanted.iter().filter(|((relation, _), _)| relation == oid).collect();
         for chunk in rows.chunks(KEYS_MAX) {
             let wanted: Vec<&Wanted> = chunk.iter().map(|(_, wanted)| *wanted).collect();
-            let Some(query) = Query::new(*oid, name, &wanted, &columns) else {
-                let changed =
-                    |(key, _): &(&(u32, Bytes), &Wanted)| ((*key).clone(), Found::KeyChanged);
-                found.extend(chunk.iter().map(changed));
+            let query = Query::new(*oid, name, &wanted, &columns);
+            let Some(query) = query.filter(|_| !unfit.contains(oid)) else {
+                let changed = Found::Unknown(RepairReason::KeyChanged);
+                found.extend(chunk.iter().map(|(key, _)| ((*key).clone(), changed.clone())));
                 continue;
             };
-            for (place, row) in query.run(client).await? {
+            let rows = match query.run(client).await {
+                Err(error) if is_unfit(&error) => return Ok(LookedUp::Unfit(*oid)),
+                rows => rows.doing(action)?,
+            };
+            for (place, row) in rows {
                 if let Some(((oid, key), _)) = chunk.get(place) {
                     found.insert((*oid, key.clone()), Found::Row(row));
                 }
             }
         }
     }
-    Ok(found)
+    Ok(LookedUp::Rows(found))
+}
+
+fn is_unfit(error: &tokio_postgres::Error) -> bool {
+    let code = error.code().map(SqlState::code).unwrap_or_default();
+    code.starts_with(DATA_EXCEPTION) || code == CHECK_VIOLATION
 }
 
 async fn columns(client: &Client, oids: &[u32]) -> Result<Columns> {
@@ -174,15 +197,18 @@ impl Query {
     }
 
     /// The rows that are there, by their place among those that were asked for.
-    async fn run(&self, client: &Client) -> Result<Vec<(usize, HashMap<i16, Current>)>> {
+    async fn run(
+        &self,
+        client: &Client,
+    ) -> Result<Vec<(usize, HashMap<i16, Current>)>, tokio_postgres::Error> {
         let mut rows = Vec::new();
         // The simple protocol gives values in text form, as the stream does.
-        for message in client.simple_query(&self.sql).await.doing(action)? {
+        for message in client.simple_query(&self.sql).await? {
             let SimpleQueryMessage::Row(row) = message else { continue };
-            let place = row.try_get(0).doing(action)?.and_then(|place| place.parse().ok());
+            let place = row.try_get(0)?.and_then(|place| place.parse().ok());
             let mut values = self.others.clone();
             for (field, attnum) in self.attnums.iter().enumerate() {
-                let value = row.try_get(field + 1).doing(action)?;
+                let value = row.try_get(field + 1)?;
                 let current = value.map_or(Current::Null, |value| {
                     Current::Value(Bytes::copy_from_slice(value.as_bytes()))
                 });

@@ -88,7 +88,7 @@ impl Run {
             seen: Lsn::default(),
             split: None,
         };
-        let batch = LogBatch { tables: self.catalog.tables(), events: Vec::new() };
+        let batch = LogBatch { tables: self.catalog.tables(), ..LogBatch::default() };
         self.send(batch, cursor.clone()).await?;
         let started = self.started.wait_for(|started| *started).await;
         started.map_err(|_| abandoned())?;

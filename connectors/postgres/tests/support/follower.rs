@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_core::{
-    Change, Event, LogBatch, Op, Phase, Position, Result, Source, SourceCursor, Table, Version,
+    Change, Event, LogBatch, Op, Phase, Position, Repair, Result, Source, SourceCursor, Table,
+    Version,
 };
 use anabranch_postgres::PostgresSource;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::{DEADLINE, Database};
 pub(crate) struct Replica {
     pub(crate) cursor: Option<SourceCursor>,
     pub(crate) events: Vec<Event>,
+    pub(crate) repairs: Vec<Repair>,
     pub(crate) tables: BTreeMap<(u32, u32), Arc<Table>>,
     /// By table and key: the version of the last change, and the row if there is one.
     pub(crate) rows: BTreeMap<(u32, Bytes), (Version, Option<Bytes>)>,
@@ -44,6 +46,7 @@ impl Replica {
             self.store(&event);
             self.events.push(event);
         }
+        self.repairs.extend(batch.repairs);
         self.cursor = Some(cursor);
     }
 
