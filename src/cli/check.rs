@@ -7,6 +7,9 @@ use anabranch_core::{ErrorKind, Finding, Level, Result};
 use super::{print, print_json};
 use crate::config::{Config, StoreConfig};
 
+/// Subjects that are longer are not aligned: one table's name must not push all else away.
+const SUBJECT_WIDTH_MAX: usize = 44;
+
 /// Exits with 2 if anything blocks.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode> {
     let findings = findings(config).await?;
@@ -45,12 +48,53 @@ fn named(part: &str, mut findings: Vec<Finding>) -> Vec<Finding> {
     findings
 }
 
+/// A group for each part, with subjects aligned, and a line that sums up.
 fn table(findings: &[Finding]) -> String {
-    let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or(0);
-    let line = |Finding { level, subject, seen, help }: &Finding| {
-        let level = level.to_string();
-        let help = if help.is_empty() { String::new() } else { format!("{:9}{help}\n", "") };
-        format!("{level:<8} {subject:<width$}  {seen}\n{help}")
-    };
-    findings.iter().map(line).collect()
+    let mut text = String::new();
+    for group in findings.chunk_by(|a, b| part(a).0 == part(b).0) {
+        let (name, _) = group.first().map(part).unwrap_or_default();
+        let width = group.iter().map(|finding| part(finding).1.len()).max().unwrap_or(0);
+        text.push_str(&format!("{name}\n"));
+        text.extend(group.iter().map(|finding| line(finding, width.min(SUBJECT_WIDTH_MAX))));
+    }
+    let count = |level: Level| findings.iter().filter(|finding| finding.level == level).count();
+    text.push_str(&match (count(Level::Blocker), count(Level::Risk)) {
+        (0, 0) => "all is fine\n".to_owned(),
+        (0, risks) => format!("nothing blocks; risks: {risks}\n"),
+        (blockers, risks) => format!("blockers: {blockers}; risks: {risks}\n"),
+    });
+    text
+}
+
+fn line(finding: &Finding, width: usize) -> String {
+    let Finding { level, seen, help, .. } = finding;
+    let (level, (_, subject)) = (level.to_string(), part(finding));
+    let help = if help.is_empty() { String::new() } else { format!("{:11}{help}\n", "") };
+    format!("  {level:<8} {subject:<width$}  {seen}\n{help}")
+}
+
+/// The part that a finding is about, and what of it.
+fn part(finding: &Finding) -> (&str, &str) {
+    finding.subject.split_once(": ").unwrap_or(("", &finding.subject))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_grouped_aligned_and_summed_up() {
+        let findings = [
+            Finding::fine("source: connection", "db:5432/shop"),
+            Finding::trouble(Level::Risk, "source: slot", "it is slow", "hurry up"),
+            Finding::fine("kafka: brokers", "3 brokers"),
+        ];
+        let expected = "source\n  fine     connection  db:5432/shop\n  risk     slot        it is \
+                        slow\n           hurry up\nkafka\n  fine     brokers  3 brokers\nnothing \
+                        blocks; risks: 1\n";
+        assert_eq!(table(&findings), expected);
+        let blocked = [Finding::trouble(Level::Blocker, "source: slot", "it is gone", "begin")];
+        assert!(table(&blocked).ends_with("blockers: 1; risks: 0\n"));
+        assert!(table(&findings[..1]).ends_with("all is fine\n"));
+    }
 }

@@ -70,6 +70,16 @@ fn stream(figures: &SourceFigures) -> Vec<Family> {
             "From sending the last heartbeat to reading it; absent without heartbeat_ms.",
             figures.heartbeat_latency_seconds,
         ),
+        Family::gauge(
+            "source_spool_memory_bytes",
+            "Transactions in progress that are kept in memory.",
+            Some(figures.spool_memory_bytes),
+        ),
+        Family::gauge(
+            "source_spool_disk_bytes",
+            "Transactions in progress that are kept on disk.",
+            Some(figures.spool_disk_bytes),
+        ),
         Family::counter(
             "source_marked_rows",
             "Events that leave an unchanged value out.",

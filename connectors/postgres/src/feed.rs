@@ -112,6 +112,11 @@ impl Feed {
         self.spool.in_block()
     }
 
+    /// What the spool holds, in memory and on disk.
+    pub(crate) fn spooled_bytes(&self) -> (usize, u64) {
+        self.spool.bytes()
+    }
+
     /// Takes what the server sent; `None` if there is nothing to give for it now.
     fn understand(&mut self, streamed: Streamed) -> Result<Option<Fed>, FeedError> {
         match streamed {

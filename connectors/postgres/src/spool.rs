@@ -100,6 +100,11 @@ impl Spool {
         self.block.is_some()
     }
 
+    /// Bytes of transactions in progress: in memory, and on disk.
+    pub(crate) fn bytes(&self) -> (usize, u64) {
+        (self.memory, self.transactions.values().map(Spooled::on_disk).sum())
+    }
+
     /// A block begins.
     pub(crate) fn start(&mut self, start: StreamStart) -> Result<(), SpoolError> {
         let known = self.transactions.contains_key(&start.xid);

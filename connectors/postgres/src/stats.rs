@@ -22,6 +22,8 @@ pub struct SourceStats {
     rereads: AtomicU64,
     marked: AtomicU64,
     snapshot_rows: AtomicU64,
+    spool_memory: AtomicU64,
+    spool_disk: AtomicU64,
     reread_us: AtomicU64,
     reread_waited_us: AtomicU64,
     heartbeats: AtomicU64,
@@ -43,6 +45,8 @@ impl Default for SourceStats {
             rereads: AtomicU64::default(),
             marked: AtomicU64::default(),
             snapshot_rows: AtomicU64::default(),
+            spool_memory: AtomicU64::default(),
+            spool_disk: AtomicU64::default(),
             reread_us: AtomicU64::default(),
             reread_waited_us: AtomicU64::default(),
             heartbeats: AtomicU64::default(),
@@ -78,6 +82,10 @@ pub struct SourceFigures {
     pub reread_waited_seconds: f64,
     /// Events that leave an unchanged value out.
     pub marked_rows: u64,
+    /// Bytes in memory of transactions that are sent before they commit.
+    pub spool_memory_bytes: u64,
+    /// The same on disk.
+    pub spool_disk_bytes: u64,
     /// Heartbeats that came through the stream.
     pub heartbeats: u64,
     /// From sending the last one to reading it.
@@ -100,6 +108,8 @@ impl SourceStats {
             reread_seconds: seconds(&self.reread_us),
             reread_waited_seconds: seconds(&self.reread_waited_us),
             marked_rows: self.marked(),
+            spool_memory_bytes: self.spool_memory.load(Ordering::Relaxed),
+            spool_disk_bytes: self.spool_disk.load(Ordering::Relaxed),
             heartbeats: self.heartbeats.load(Ordering::Relaxed),
             heartbeat_latency_seconds: self.heartbeat_latency().map(|it| it.as_secs_f64()),
         }
@@ -180,6 +190,11 @@ impl SourceStats {
             self.heartbeat_us.store(micros(sent.elapsed()), Ordering::Relaxed);
             self.heartbeats.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn spooled(&self, (memory, disk): (usize, u64)) {
+        self.spool_memory.store(u64::try_from(memory).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.spool_disk.store(disk, Ordering::Relaxed);
     }
 
     pub(crate) fn reread_took(&self, elapsed: Duration, waited: Duration) {

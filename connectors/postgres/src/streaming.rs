@@ -109,7 +109,10 @@ impl Streaming {
                     if self.builder.has_idle_progress() && !ready => continue,
             };
             match turn {
-                Turn::Input(input) => self.take_all(input).await?,
+                Turn::Input(input) => {
+                    self.take_all(input).await?;
+                    self.stats.spooled(self.feed.spooled_bytes());
+                }
                 Turn::Room(permit) => self.hand_over(permit).await?,
                 Turn::Abandoned => return Ok(()),
             }

@@ -49,10 +49,10 @@ fn keep_size(
     let policy = config.wal_guard.retained_bytes_max.filter(|_| config.wal_guard.drop_slot);
     match (u64::try_from(keep), policy) {
         (Ok(keep), _) if keep < KEEP_BYTES_MIN.unsigned_abs() => {
-            let seen = format!("{}: a short stop of the source is enough to lose it", bytes(keep));
+            let seen = format!("{}: a short stop of the source loses it", megabytes(keep));
             findings.risk(subject, seen, help);
         }
-        (Ok(keep), _) => findings.fine(subject, bytes(keep)),
+        (Ok(keep), _) => findings.fine(subject, megabytes(keep)),
         (Err(_), Some(limit)) => {
             let seen = format!("not set; the WAL guard drops the slot at {}", bytes(limit));
             findings.fine(subject, seen);
@@ -99,13 +99,18 @@ fn idle_timeout(server: &Server, settings: &Settings, findings: &mut Findings) {
 fn work_mem(server: &Server, settings: &Settings, findings: &mut Findings) {
     let subject = "logical_decoding_work_mem";
     let Some(memory) = settings.number(subject) else { return };
-    let size = bytes(memory.unsigned_abs());
+    let size = megabytes(memory.unsigned_abs());
     if memory < WORK_MEM_BYTES_MIN {
         let seen = format!("{size}: the server spills most transactions to its disk");
         findings.risk(subject, seen, server.hosting.set_help(subject, "64MB", Effect::Reload));
     } else {
         findings.fine(subject, size);
     }
+}
+
+/// As the server itself shows it.
+fn megabytes(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{}kB", bytes >> 10) } else { format!("{}MB", bytes >> 20) }
 }
 
 #[cfg(test)]

@@ -77,6 +77,11 @@ impl Spooled {
         self.memory.len() + self.heads.len() * size_of::<Head>()
     }
 
+    /// Bytes in its file.
+    pub(super) fn on_disk(&self) -> u64 {
+        self.file_bytes
+    }
+
     pub(super) fn is_too_long(&self) -> bool {
         self.too_long
     }
