@@ -13,7 +13,7 @@ mod authentication;
 mod connection;
 mod feedback;
 mod frame;
-mod intake;
+mod inflow;
 mod stream;
 mod transport;
 

@@ -6,7 +6,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::feedback::{self, Durable};
 use super::frame::{Frame, WireError};
-use super::intake::Intake;
+use super::inflow::Inflow;
 use super::transport::Connected;
 use crate::fields::Fields;
 
@@ -15,7 +15,7 @@ const SKIPPED_PUBLICATION: &str = "55000";
 
 /// Messages of the server, and the task that answers it.
 pub(crate) struct ReplicationStream {
-    intake: Intake,
+    inflow: Inflow,
     buffer: BytesMut,
     durable: Durable,
     /// Ends when the connection fails.
@@ -40,14 +40,14 @@ impl ReplicationStream {
         wal_sender_timeout_ms: u64,
     ) -> Self {
         let (reader, writer) = tokio::io::split(connected.transport);
-        let intake = Intake::new(reader, connected.socket);
+        let inflow = Inflow::new(reader, connected.socket);
         let answers = durable.clone();
         let feedback = tokio::spawn(async move {
             let error = feedback::run(writer, answers, wal_sender_timeout_ms).await;
             // The reader sees the same failure and reports it.
             tracing::debug!(%error, "feedback ended");
         });
-        Self { intake, buffer, durable, _feedback: AbortOnDropHandle::new(feedback) }
+        Self { inflow, buffer, durable, _feedback: AbortOnDropHandle::new(feedback) }
     }
 
     /// A stream from a server that a test plays.
@@ -63,7 +63,7 @@ impl ReplicationStream {
             if let Some(streamed) = self.buffered()? {
                 return Ok(streamed);
             }
-            if self.intake.read(&mut self.buffer).await? == 0 {
+            if self.inflow.read(&mut self.buffer).await? == 0 {
                 return Err(WireError::Closed);
             }
         }

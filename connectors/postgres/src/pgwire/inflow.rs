@@ -34,9 +34,9 @@ const WINDOW: Duration = Duration::from_millis(2);
 const BACKLOG_RATE: u128 = 12;
 
 /// The reading half of a connection.
-pub(super) struct Intake {
+pub(super) struct Inflow {
     reader: ReadHalf<Box<dyn Transport>>,
-    /// Set by [`Intake::new`], and `None` once the mark cannot be set.
+    /// Set by [`Inflow::new`], and `None` once the mark cannot be set.
     socket: Option<Socket>,
     /// Until when to wait for the mark; `None` while it is one byte.
     marked_until: Option<Instant>,
@@ -44,7 +44,7 @@ pub(super) struct Intake {
     window_bytes: usize,
 }
 
-impl Intake {
+impl Inflow {
     /// Reads from `reader`; `socket` is what is below it, if that is TCP.
     pub(super) fn new(reader: ReadHalf<Box<dyn Transport>>, socket: Option<Socket>) -> Self {
         let window_began = Instant::now();
@@ -126,7 +126,7 @@ mod tests {
     /// Long for a byte that is there. One that waits for others waits for ever.
     const AT_ONCE: Duration = Duration::from_secs(2);
 
-    async fn connected() -> (Intake, WriteHalf<Box<dyn Transport>>, Server) {
+    async fn connected() -> (Inflow, WriteHalf<Box<dyn Transport>>, Server) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, server) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -135,59 +135,59 @@ mod tests {
         let socket = SockRef::from(&ours).try_clone().unwrap();
         let transport: Box<dyn Transport> = Box::new(ours);
         let (reader, writer) = tokio::io::split(transport);
-        (Intake::new(reader, Some(socket)), writer, server)
+        (Inflow::new(reader, Some(socket)), writer, server)
     }
 
     /// Reads `bytes` bytes; returns whether the mark was raised meanwhile.
-    async fn drain(intake: &mut Intake, bytes: usize) -> bool {
+    async fn drain(inflow: &mut Inflow, bytes: usize) -> bool {
         let (mut buffer, mut left, mut raised) = (BytesMut::new(), bytes, false);
         while left > 0 {
-            let read = tokio::time::timeout(AT_ONCE, intake.read(&mut buffer)).await;
+            let read = tokio::time::timeout(AT_ONCE, inflow.read(&mut buffer)).await;
             left -= read.expect("what was sent does not wait").unwrap();
-            raised |= intake.marked_until.is_some() && mark(intake) == READ_BYTES;
+            raised |= inflow.marked_until.is_some() && mark(inflow) == READ_BYTES;
             buffer.clear();
         }
         raised
     }
 
     /// The mark as the socket has it.
-    fn mark(intake: &Intake) -> usize {
+    fn mark(inflow: &Inflow) -> usize {
         use std::os::fd::AsRawFd;
         let mut bytes = 0_i32;
-        let socket = intake.socket.as_ref().unwrap().as_raw_fd();
+        let socket = inflow.socket.as_ref().unwrap().as_raw_fd();
         uapi::getsockopt(socket, uapi::c::SOL_SOCKET, uapi::c::SO_RCVLOWAT, &mut bytes).unwrap();
         usize::try_from(bytes).unwrap()
     }
 
     #[tokio::test]
     async fn a_short_message_after_a_backlog_is_read_at_once() {
-        let (mut intake, _writer, mut server) = connected().await;
+        let (mut inflow, _writer, mut server) = connected().await;
         for tail in [0, 1, 777, READ_BYTES - 1, READ_BYTES + 1] {
             let bytes = 128 * READ_BYTES + tail;
             let mut sender = server.try_clone().unwrap();
             let sent = std::thread::spawn(move || sender.write_all(&vec![7; bytes]).unwrap());
-            assert!(drain(&mut intake, bytes).await, "the mark is raised in a backlog");
+            assert!(drain(&mut inflow, bytes).await, "the mark is raised in a backlog");
             sent.join().unwrap();
             // The first may still be taken for the end of the backlog.
             for bytes in [1, 50, 1] {
                 server.write_all(&vec![7; bytes]).unwrap();
-                drain(&mut intake, bytes).await;
+                drain(&mut inflow, bytes).await;
                 tokio::time::sleep(2 * WINDOW).await;
             }
-            assert_eq!((intake.marked_until, mark(&intake)), (None, 1), "after a tail of {tail}");
+            assert_eq!((inflow.marked_until, mark(&inflow)), (None, 1), "after a tail of {tail}");
         }
     }
 
     #[tokio::test]
     async fn a_read_that_is_dropped_while_it_waits_for_the_mark_loses_nothing() {
-        let (mut intake, _writer, mut server) = connected().await;
-        intake.mark(Some(Instant::now() + WAIT_MAX));
+        let (mut inflow, _writer, mut server) = connected().await;
+        inflow.mark(Some(Instant::now() + WAIT_MAX));
         server.write_all(b"below the mark").unwrap();
         let mut buffer = BytesMut::new();
         let began = Instant::now();
         while buffer.is_empty() {
             assert!(began.elapsed() < AT_ONCE, "it waits no longer for being asked again");
-            let read = intake.read(&mut buffer);
+            let read = inflow.read(&mut buffer);
             tokio::time::timeout(Duration::from_millis(1), read).await.ok();
         }
         assert_eq!(&buffer[..], b"below the mark");
