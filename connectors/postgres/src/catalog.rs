@@ -89,9 +89,13 @@ struct Sent {
     certain: Vec<bool>,
 }
 
+/// A table as the log is to hold it, and what makes its rows out of those that are sent.
+type Shape = (Table, Option<Intake>, Vec<WireColumn>);
+
 impl Catalog {
     /// A catalog of the tables `names`. `known` is what the log holds: its versions go on.
-    pub(crate) fn new(names: Vec<TableName>, known: KnownTables) -> Self {
+    pub(crate) fn new(mut names: Vec<TableName>, known: KnownTables) -> Self {
+        names.sort();
         Self { names, known, ..Self::default() }
     }
 
@@ -128,11 +132,9 @@ impl Catalog {
 
     /// Whether a Relation message is about one of our tables, by oid or by name.
     pub(crate) fn concerns(&self, message: &pgoutput::Relation) -> bool {
-        self.relations.contains_key(&message.oid)
-            || self
-                .names
-                .iter()
-                .any(|name| name.schema == message.schema && name.name == message.name)
+        let name = (message.schema.as_str(), message.name.as_str());
+        let place = |one: &TableName| (one.schema.as_str(), one.name.as_str()).cmp(&name);
+        self.relations.contains_key(&message.oid) || self.names.binary_search_by(place).is_ok()
     }
 
     /// Whether rows that follow `message` can be encoded with what is known.
@@ -142,6 +144,12 @@ impl Catalog {
 
     /// Takes a table as the catalog has it.
     pub(crate) fn adopt(&mut self, raw: &RawTable, types: &Types) -> Result<Arc<Relation>> {
+        let (sent, key) = self.sent(raw, types)?;
+        self.adopt_table(sent, &key)
+    }
+
+    /// A table as the server would send it if the catalog is right, and its key.
+    fn sent(&mut self, raw: &RawTable, types: &Types) -> Result<(Sent, Vec<i16>)> {
         let rules = self.rules_of(raw);
         let columns = raw.published_columns();
         let column = |column: &&RawColumn| Column {
@@ -162,18 +170,21 @@ impl Catalog {
         } else {
             identity_of(raw).map_err(|reason| reason.error(&raw.full_name()))?.attnums
         };
-        self.adopt_table(sent, &key)
+        Ok((sent, key))
     }
 
     /// Goes on with a table as the log knows it, whatever the catalog says by now: the rows to come
-    /// may be older than that. Their Relation message says more. `false` if the log does not know
-    /// it.
-    pub(crate) fn resume(&mut self, raw: &RawTable) -> bool {
-        self.rules_of(raw);
+    /// may be older than that. Their Relation message says more, and is looked up unless the
+    /// catalog has the table still as the log does. `false` if the log does not know it.
+    pub(crate) fn resume(&mut self, raw: &RawTable, types: &Types) -> bool {
+        let sent = self.sent(raw, types);
         let Some(table) = self.known.get(raw.oid) else { return false };
-        let layout = RowLayout::new(&table);
+        let wire = sent.ok().and_then(|(sent, key)| self.shape(sent, &key).ok());
+        let wire = wire.filter(|(fresh, ..)| same_shape(&table, fresh));
         // Without its columns it matches no message, so no row is taken before one was read.
-        let relation = Relation { table, layout, intake: None, wire: Vec::new() };
+        let (intake, wire) = wire.map(|(_, intake, wire)| (intake, wire)).unwrap_or_default();
+        let layout = RowLayout::new(&table);
+        let relation = Relation { table, layout, intake, wire };
         self.relations.insert(raw.oid, Arc::new(relation));
         true
     }
@@ -237,7 +248,8 @@ impl Catalog {
         Ok((Some(relation.table.version) != newest).then(|| Arc::clone(&relation.table)))
     }
 
-    fn adopt_table(&mut self, sent: Sent, key: &[i16]) -> Result<Arc<Relation>> {
+    /// What the log is to hold of a table, in version 1, and how its rows get there.
+    fn shape(&self, sent: Sent, key: &[i16]) -> Result<Shape> {
         let rules = self.rules.get(&sent.oid).cloned().unwrap_or_default();
         let each = rules.of(&sent.each());
         let Sent { name, oid, columns, wire, .. } = sent;
@@ -252,6 +264,12 @@ impl Catalog {
             .with_help("publish every column of the replica identity"));
         };
         let fresh = Table { oid, version: 1, schema: name.schema, name: name.name, columns, key };
+        Ok((fresh, intake, wire))
+    }
+
+    fn adopt_table(&mut self, sent: Sent, key: &[i16]) -> Result<Arc<Relation>> {
+        let oid = sent.oid;
+        let (fresh, intake, wire) = self.shape(sent, key)?;
         let table = match self.known.get(oid) {
             Some(known) if same_shape(&known, &fresh) => known,
             Some(known) if key_attnums(&known) != key_attnums(&fresh) => {

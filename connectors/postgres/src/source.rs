@@ -11,6 +11,7 @@
 
 mod run;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
-use crate::config::PostgresConfig;
+use crate::config::{PostgresConfig, TableName};
 use crate::error::{Context, bug};
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{self, Publication, Wanted};
@@ -154,7 +155,7 @@ impl PostgresSource {
         let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
             .with_rules(RuleBook::new(config));
         for table in &tables {
-            if plan != Plan::Stream || !catalog.resume(table) {
+            if plan != Plan::Stream || !catalog.resume(table, &types) {
                 catalog.adopt(table, &types)?;
             }
         }
@@ -182,10 +183,11 @@ impl PostgresSource {
         let names = self.config.table_names()?;
         let (tables, types) = load_by_name(session, &self.config).await?;
         let book = RuleBook::new(&self.config);
+        let by_name = tables.iter().map(|table| (table.name(), table));
+        let by_name: BTreeMap<TableName, &RawTable> = by_name.collect();
         for name in names {
-            let table = tables.iter().find(|table| table.name() == name);
-            let full_name = format!("{}.{}", name.schema, name.name);
-            let table = table.ok_or_else(|| {
+            let table = by_name.get(&name).ok_or_else(|| {
+                let full_name = format!("{}.{}", name.schema, name.name);
                 Error::new(ErrorKind::Config, format!("read {full_name}"))
                     .with_source("there is no such table")
                     .with_help("create it, or take it out of [source] tables")

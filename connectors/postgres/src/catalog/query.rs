@@ -1,5 +1,7 @@
 //! Reads `pg_catalog`.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use anabranch_core::{Error, ErrorKind, Result};
 use tokio_postgres::{Client, Row};
 
@@ -149,8 +151,9 @@ impl RawTable {
     pub(crate) fn published_columns(&self) -> Vec<&RawColumn> {
         let list = self.published.as_ref().map(|published| &published.columns);
         let list = list.filter(|columns| !columns.is_empty());
+        let list = list.map(|columns| columns.iter().collect::<HashSet<&String>>());
         let carried = |column: &&RawColumn| {
-            let listed = list.map(|columns| columns.contains(&column.name));
+            let listed = list.as_ref().map(|columns| columns.contains(&column.name));
             !column.dropped
                 && match column.generated {
                     Generated::No => listed.unwrap_or(true),
@@ -247,28 +250,33 @@ async fn load(
 ) -> Result<(Vec<RawTable>, Types)> {
     let mut tables = rows.iter().map(raw_table).collect::<Result<Vec<_>, _>>().doing(action)?;
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let mut used = type_oids.to_vec();
+    let places: HashMap<u32, usize> = (0..).zip(&oids).map(|(place, oid)| (*oid, place)).collect();
+    let mut used = BTreeSet::from_iter(type_oids.iter().copied());
     for row in client.query(COLUMNS, &[&oids]).await.doing(action)? {
         let (relation, column) = raw_column(&row).doing(action)?;
-        used.push(column.type_oid);
-        if let Some(table) = tables.iter_mut().find(|table| table.oid == relation) {
+        used.insert(column.type_oid);
+        if let Some(table) = places.get(&relation).and_then(|place| tables.get_mut(*place)) {
             table.columns.push(column);
         }
     }
+    let used: Vec<u32> = used.into_iter().collect();
     let mut types = Types::default();
     for row in client.query(TYPES, &[&used]).await.doing(action)? {
         let (oid, info) = type_info(&row).doing(action)?;
         types.insert(oid, info);
     }
+    let append_only: HashSet<&String> = config.append_only.iter().collect();
     for table in &mut tables {
-        table.append_only = config.append_only.contains(&table.full_name());
+        table.append_only = append_only.contains(&table.full_name());
     }
+    let names: Vec<String> = tables.iter().map(RawTable::full_name).collect();
+    let places: HashMap<&str, usize> =
+        (0..).zip(&names).map(|(place, name)| (name.as_str(), place)).collect();
     for publication in config.publications() {
         let appends = publication != config.publication;
-        for (table, published) in published(client, &publication, &tables).await? {
-            let is_it =
-                |one: &&mut RawTable| one.full_name() == table && one.append_only == appends;
-            if let Some(table) = tables.iter_mut().find(is_it) {
+        for (name, published) in published(client, &publication, &names).await? {
+            let table = places.get(name.as_str()).and_then(|place| tables.get_mut(*place));
+            if let Some(table) = table.filter(|table| table.append_only == appends) {
                 table.published = Some(published);
             }
         }
@@ -280,9 +288,8 @@ async fn load(
 async fn published(
     client: &Client,
     publication: &str,
-    tables: &[RawTable],
+    names: &[String],
 ) -> Result<Vec<(String, Published)>> {
-    let names: Vec<String> = tables.iter().map(RawTable::full_name).collect();
     // Column lists and row filters came with PostgreSQL 15.
     let (columns, filter) = match server_version(client).await? {
         150_000.. => ("coalesce(attnames, '{}')::text[]", "rowfilter"),

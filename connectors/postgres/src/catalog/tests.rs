@@ -159,11 +159,15 @@ fn a_stream_goes_on_with_the_schema_that_the_log_knows() {
     let mut first = Catalog::new(vec![], tables.clone());
     first.adopt(&raw_orders(), &Types::default()).unwrap();
     let mut catalog = Catalog::new(vec![], tables);
-    assert!(catalog.resume(&raw_orders()) && !catalog.resume(&RawTable { oid: 8, ..raw_orders() }));
+    let types = Types::default();
+    assert!(!catalog.resume(&RawTable { oid: 8, ..raw_orders() }, &types));
+    let then = message(&[("id", 23, true), ("note", 25, false)]);
+    assert!(catalog.resume(&raw_orders(), &types));
+    assert!(catalog.matches(&then), "the catalog has it as the log does");
     // A column was added while nobody read; the rows of before come first.
     let mut raw = raw_orders();
     raw.columns.push(raw_column(3, "price", 20));
-    let then = message(&[("id", 23, true), ("note", 25, false)]);
+    assert!(catalog.resume(&raw, &types));
     assert!(!catalog.matches(&then), "what the types were is not known");
     assert!(adopt(&mut catalog, &then, &raw).unwrap().is_none(), "it is the version of the log");
     assert!(catalog.matches(&then));
