@@ -3,7 +3,7 @@
 # Outside the checkout, so that a fresh clone builds on what is there.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/anabranch/target
 
-.PHONY: demo test test-matrix lint bench
+.PHONY: demo test test-matrix test-large lint bench
 
 # Starts the services, runs the daemon on the sample shop, kills it twice, compares every row.
 # KEEP=1 leaves everything running.
@@ -17,6 +17,10 @@ test:
 # The tests of the PostgreSQL connector on every version that is supported.
 test-matrix:
 	@compose/with-services --only postgres tests/matrix 14 15 16 17 18
+
+# The memory of transactions of ten million rows and of 1 GB, which `make test` measures at a tenth of that.
+test-large:
+	@ANABRANCH_TEST_SIZE=full compose/with-services --only postgres cargo test --release -p anabranch-postgres --test footprint
 
 lint:
 	cargo fmt --all --check

@@ -29,9 +29,9 @@ const READ_BYTES: usize = 256 << 10;
 const WAIT_MAX: Duration = Duration::from_millis(3);
 /// The time over which the rate is taken.
 const WINDOW: Duration = Duration::from_millis(2);
-/// The rate of a backlog, in bytes a microsecond (or MB/s): some 60,000 small rows a second, far
+/// The rate of a backlog, in bytes a microsecond (or MB/s): some 20,000 small rows a second, far
 /// from what a walsender can send and above what most databases write.
-const BACKLOG_RATE: u128 = 12;
+const BACKLOG_RATE: u128 = 4;
 
 /// The reading half of a connection.
 pub(super) struct Inflow {
