@@ -104,6 +104,8 @@ impl BatchBuilder {
     /// Takes the next batch: whole transactions, or, if the first is too large by itself, a part of
     /// it, which makes `assembler` raise its parts.
     pub(crate) fn take(&mut self, assembler: &mut Assembler) -> DraftBatch {
+        // Also before a part: what ended since the last batch may have left no draft of its own.
+        self.cursor.confirm = self.border_lsn;
         if self.border == 0
             && !self.drafts.is_empty()
             && let Some(split) = assembler.split()
@@ -113,7 +115,6 @@ impl BatchBuilder {
         }
         let rest = self.drafts.split_off(self.border);
         let drafts = std::mem::replace(&mut self.drafts, rest);
-        self.cursor.confirm = self.border_lsn;
         // A split transaction is over only when its end was read.
         let split = self.cursor.split.take();
         self.finish(drafts, split.filter(|split| split.commit_lsn >= self.border_lsn))
@@ -265,6 +266,17 @@ pub(crate) mod tests {
         run.builder.announce(run.catalog.tables().remove(0));
         assert!(run.builder.is_ready());
         assert_eq!(run.take(), (0, 0x10, Some(3)));
+    }
+
+    #[test]
+    fn a_split_right_after_a_split_begins_after_it() {
+        let mut run = Run::new(490);
+        for (lsn, confirm) in [(0x100, 0x10), (0x200, 0x128)] {
+            run.begin(lsn);
+            run.rows(3);
+            assert_eq!(run.take(), (3, confirm, Some(3)));
+            run.commit(lsn);
+        }
     }
 
     #[test]
