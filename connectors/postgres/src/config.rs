@@ -12,6 +12,7 @@ use tokio_postgres::config::Host;
 use crate::columns::ColumnRules;
 use crate::guard::WalGuardConfig;
 use crate::spool::SpoolConfig;
+use crate::watchdog::WatchdogConfig;
 
 /// The name of the slot and the publication unless said otherwise.
 const DEFAULT_NAME: &str = "anabranch";
@@ -80,6 +81,9 @@ pub struct PostgresConfig {
     /// Milliseconds between two messages that measure how long a change is under way.
     #[serde(default)]
     pub heartbeat_ms: Option<NonZeroU64>,
+    /// When a reader that is stuck gives the slot up.
+    #[serde(default)]
+    pub watchdog: WatchdogConfig,
 }
 
 /// When the server sends a transaction that is larger than its `logical_decoding_work_mem`.
@@ -161,6 +165,7 @@ impl PostgresConfig {
             wal_guard: WalGuardConfig::default(),
             reread_rows_per_second_max: None,
             heartbeat_ms: None,
+            watchdog: WatchdogConfig::default(),
         }
     }
 
@@ -255,6 +260,7 @@ impl PostgresConfig {
         }
         self.validate_rules()?;
         self.wal_guard.validate()?;
+        self.watchdog.validate()?;
         self.table_names().map(drop)
     }
 
@@ -361,7 +367,8 @@ mod tests {
             PostgresConfig { tables: vec!["orders".into()], ..good.clone() },
             PostgresConfig { publication: String::new(), ..good.clone() },
             PostgresConfig { batch_bytes_max: 0, ..good.clone() },
-            PostgresConfig { append_key: String::new(), ..good },
+            PostgresConfig { append_key: String::new(), ..good.clone() },
+            PostgresConfig { watchdog: WatchdogConfig { stall_ms_max: 1_999 }, ..good },
         ];
         assert!(bad.iter().all(|config| config.validate().is_err()));
     }

@@ -41,6 +41,7 @@ mod teardown;
 mod tls;
 mod transaction;
 mod value;
+mod watchdog;
 
 pub use check::check;
 pub use columns::ColumnRules;
@@ -55,3 +56,4 @@ pub use source::PostgresSource;
 pub use spool::SpoolConfig;
 pub use stats::{SourceFigures, SourceStats};
 pub use teardown::{teardown, teardown_plan};
+pub use watchdog::WatchdogConfig;

@@ -31,6 +31,7 @@ use crate::session::Session;
 use crate::slot::{Plan, Slot, decide, settle};
 use crate::stats::SourceStats;
 use crate::tls;
+use crate::watchdog::{self, Pulse};
 pub(crate) use run::{Item, Run};
 
 /// Batches that wait for the loop: one, so that the next is made while it is written.
@@ -57,6 +58,7 @@ struct Running {
     /// Whether the record that says `starting` is durable.
     started: watch::Sender<bool>,
     durable: Durable,
+    pulse: Pulse,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -172,6 +174,7 @@ impl PostgresSource {
             replication,
             catalog,
             durable: Durable::default(),
+            pulse: Pulse::default(),
             started: is_started,
             out,
         };
@@ -240,9 +243,9 @@ impl Source for PostgresSource {
         self.running = None;
         self.relock().await?;
         let (run, inbox, started) = Box::pin(self.prepare(after)).await?;
-        let durable = run.durable.clone();
+        let (durable, pulse) = (run.durable.clone(), run.pulse.clone());
         let task = spawn(run);
-        self.running = Some(Running { inbox, started, durable, _task: task });
+        self.running = Some(Running { inbox, started, durable, pulse, _task: task });
         Ok(())
     }
 
@@ -250,11 +253,14 @@ impl Source for PostgresSource {
         let Some(running) = &mut self.running else {
             return Err(bug("read the source", "next before seek, or after an error"));
         };
-        // The lock comes first: without it nothing may be handed over. Both are cancel-safe.
+        // The lock comes first: without it nothing may be handed over. All are cancel-safe.
         let item = tokio::select! {
             biased;
             () = self.lock.closed() => Some(Err(lost_lock())),
             item = running.inbox.recv() => item,
+            () = running.pulse.stalled() => {
+                Some(Err(watchdog::stalled(self.config.watchdog)))
+            },
         };
         match item {
             Some(Ok(item)) => Ok(Some(item)),

@@ -20,6 +20,7 @@ use crate::source::{Item, Run};
 use crate::spool::Spool;
 use crate::stats::SourceStats;
 use crate::transaction::{Assembler, Step};
+use crate::watchdog::{Pulse, Watchdog};
 
 /// `undefined_object`: what a publication is that was dropped.
 const UNDEFINED_OBJECT: &str = "42704";
@@ -30,6 +31,9 @@ pub(crate) struct Streaming {
     stats: Arc<SourceStats>,
     session: Session,
     feed: Feed,
+    pulse: Pulse,
+    /// Looks at the pulse.
+    _watchdog: Watchdog,
     catalog: Catalog,
     assembler: Assembler,
     builder: BatchBuilder,
@@ -50,7 +54,16 @@ impl Streaming {
     /// Starts replication after `cursor`.
     pub(crate) async fn start(run: Run, cursor: SourceCursor) -> Result<Self> {
         let Run {
-            config, stats, server_version, session, replication, catalog, durable, out, ..
+            config,
+            stats,
+            server_version,
+            session,
+            replication,
+            catalog,
+            durable,
+            pulse,
+            out,
+            ..
         } = run;
         // It is in the log's position record already.
         if cursor.phase == anabranch_core::Phase::Streaming {
@@ -59,33 +72,48 @@ impl Streaming {
         let streaming = config.streaming == StreamingMode::On;
         let spool = Spool::open(&config.spool, streaming).await?;
         let options = PluginOptions { server_version, streaming }.sql(&config.publications());
+        let socket = replication.socket().doing(|| "look after the connection".to_owned())?;
         let stream = replication
             .start((&config.slot, &options), cursor.confirm, durable)
             .await
             .doing(|| format!("start replication from slot {}", config.slot))?;
+        let watchdog = pulse.guard(config.watchdog, socket)?;
         let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone());
         let reread = Reread::new(&config, cursor.seen);
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
         catalog.unlogged().into_iter().for_each(|table| builder.announce(table));
-        let handed_over = Instant::now();
+        let now = Instant::now();
         Ok(Self {
             config,
             stats,
             session,
             feed: Feed::new(stream, spool),
+            pulse,
+            _watchdog: watchdog,
             catalog,
             assembler,
             builder,
             reread,
             out,
-            handed_over,
+            handed_over: now,
         })
     }
 
-    pub(crate) async fn run(mut self) -> Result<()> {
+    /// Reads until an error. Whatever it waits for, it shows that it is alive.
+    pub(crate) async fn run(self) -> Result<()> {
+        let pulse = self.pulse.clone();
+        tokio::select! {
+            biased;
+            ended = Box::pin(self.turn()) => ended,
+            never = pulse.beat_while_waiting() => match never {},
+        }
+    }
+
+    async fn turn(mut self) -> Result<()> {
         let out = self.out.clone();
         loop {
+            self.pulse.beat();
             let idle = Duration::from_millis(self.config.idle_position_ms);
             let idle_at = self.handed_over + idle;
             let idle_due = self.builder.has_idle_progress() && Instant::now() >= idle_at;

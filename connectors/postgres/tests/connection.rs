@@ -15,12 +15,7 @@ fn walsender(database: &Database) -> String {
     format!("(select active_pid from pg_replication_slots where slot_name = '{slot}')")
 }
 
-/// Waits until the slot is being read; returns the process that sends.
-async fn connected(database: &Database) -> String {
-    database.wait_for(&format!("select {} is not null", walsender(database))).await;
-    database.text(&format!("select {}", walsender(database))).await
-}
-
+/// E12: more than `wal_sender_timeout`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_hears_of_us_while_nobody_reads() {
     let mut database = Database::new(TABLE, &["public.t"]).await;
@@ -29,7 +24,7 @@ async fn the_server_hears_of_us_while_nobody_reads() {
     database.run(&format!("alter database {name} set wal_sender_timeout = '2s'")).await;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
-    let pid = connected(&database).await;
+    let pid = database.reader().await;
     // More than all buffers between here and there hold.
     let sql = "insert into t select n, repeat('x', 1000) from generate_series(1, 30000) n";
     database.run(sql).await;
@@ -46,6 +41,7 @@ async fn the_server_hears_of_us_while_nobody_reads() {
     database.drop().await;
 }
 
+/// E11, within one database; beside another: [`crate::positions`].
 #[tokio::test]
 async fn an_idle_source_lets_the_slot_advance() {
     let database = Database::new(TABLE, &["public.t"]).await;
@@ -103,6 +99,7 @@ async fn nothing_is_confirmed_that_is_not_durable() {
     database.drop().await;
 }
 
+/// E8, with a second one of ours; with another program: [`crate::slots`].
 #[tokio::test]
 async fn one_process_reads_and_the_next_waits() {
     let database = Database::new(TABLE, &["public.t"]).await;
@@ -125,7 +122,7 @@ async fn lost_connections_are_transient_and_made_again() {
         where locktype = 'advisory' and pid <> pg_backend_pid()
         and database = (select oid from pg_database where datname = current_database())";
     for (id, kill) in [(1, kill_walsender.as_str()), (2, kill_lock)] {
-        connected(&database).await;
+        database.reader().await;
         database.run(kill).await;
         let error = loop {
             if let Err(error) = follower.step().await {

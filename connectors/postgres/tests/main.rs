@@ -23,3 +23,4 @@ mod streamed;
 mod support;
 mod toast;
 mod values;
+mod watchdog;

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
+use socket2::Socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::authentication::{Answer, Authentication};
@@ -90,6 +91,11 @@ impl ReplicationConnection {
                 _ => return Err(frame.unexpected("startup")),
             }
         }
+    }
+
+    /// The socket below the connection, for whoever may have to close it from outside.
+    pub(crate) fn socket(&self) -> Result<Option<Socket>, WireError> {
+        Ok(self.connected.socket.as_ref().map(Socket::try_clone).transpose()?)
     }
 
     /// Runs one command or query and returns its rows.

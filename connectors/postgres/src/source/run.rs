@@ -17,6 +17,7 @@ use crate::slot::Plan;
 use crate::snapshot;
 use crate::stats::SourceStats;
 use crate::streaming::Streaming;
+use crate::watchdog::Pulse;
 
 /// What a run hands over: a batch, or the error that ended it.
 pub(crate) type Item = Result<(LogBatch, SourceCursor)>;
@@ -35,6 +36,7 @@ pub(crate) struct Run {
     pub(crate) replication: ReplicationConnection,
     pub(crate) catalog: Catalog,
     pub(crate) durable: Durable,
+    pub(crate) pulse: Pulse,
     pub(crate) started: watch::Receiver<bool>,
     pub(crate) out: mpsc::Sender<Item>,
 }

@@ -103,6 +103,21 @@ impl Database {
         Self { config, client, admin: cluster.connect().await, name: self.name }
     }
 
+    /// Waits until the slot is being read; returns the process that sends.
+    pub(crate) async fn reader(&self) -> String {
+        let slot = &self.config.slot;
+        let pid =
+            format!("(select active_pid from pg_replication_slots where slot_name = '{slot}')");
+        self.wait_for(&format!("select {pid} is not null")).await;
+        self.text(&format!("select {pid}")).await
+    }
+
+    /// The server's major version.
+    pub(crate) async fn version(&self) -> u32 {
+        let version = self.text("show server_version_num").await;
+        version.parse::<u32>().unwrap() / 10_000
+    }
+
     /// The same database read through a slot of another name.
     pub(crate) fn other_config(&self, suffix: &str) -> PostgresConfig {
         let mut config = self.config.clone();
