@@ -177,6 +177,32 @@ pub(crate) fn dropped(wanted: &Wanted<'_>) -> Error {
         ))
 }
 
+/// Whether the publications still send every table of `oids` that exists.
+pub(crate) async fn require_published(
+    client: &Client,
+    names: &[String],
+    oids: &[u32],
+) -> Result<()> {
+    let action = || format!("look at the tables of publication {}", names.join(", "));
+    let query = "
+        select n.nspname || '.' || c.relname
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.oid = any($2) and not exists (
+          select from pg_publication_tables
+          where pubname = any($1) and schemaname = n.nspname and tablename = c.relname)
+        order by 1 limit 1";
+    let Some(row) = client.query_opt(query, &[&names, &oids]).await.doing(action)? else {
+        return Ok(());
+    };
+    let table: &str = row.try_get(0).doing(action)?;
+    Err(Error::new(ErrorKind::Config, format!("go on with {table}"))
+        .with_source(format!("{} does not publish {table} any more", names.join(", ")))
+        .with_help(
+            "changes of it are missing from the log: take it out of [source] tables; or run \
+             `anabranch teardown` and start again with it",
+        ))
+}
+
 /// `"schema"."table"`.
 pub(crate) fn quoted(table: &RawTable) -> String {
     format!("{}.{}", escape_identifier(&table.schema), escape_identifier(&table.table))

@@ -14,6 +14,7 @@ use crate::error::{Context, lost};
 use crate::feed::{Fed, Feed, FeedError};
 use crate::pgoutput::{self, Logical, Message, PluginOptions};
 use crate::pgwire::WireError;
+use crate::publication;
 use crate::reread::Reread;
 use crate::session::Session;
 use crate::source::{Item, Run};
@@ -22,6 +23,8 @@ use crate::stats::SourceStats;
 use crate::transaction::{Assembler, Step};
 use crate::watchdog::{Pulse, Watchdog};
 
+/// Time between two looks at the publication: nothing in the stream says that a table left it.
+const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
 /// `undefined_object`: what a publication is that was dropped.
 const UNDEFINED_OBJECT: &str = "42704";
 
@@ -41,6 +44,8 @@ pub(crate) struct Streaming {
     out: mpsc::Sender<Item>,
     /// When the last batch was handed over.
     handed_over: Instant,
+    /// When the publication is looked at again.
+    look_at: Instant,
 }
 
 /// Why the loop turns.
@@ -97,6 +102,7 @@ impl Streaming {
             reread,
             out,
             handed_over: now,
+            look_at: now + PUBLICATION_INTERVAL,
         })
     }
 
@@ -114,6 +120,9 @@ impl Streaming {
         let out = self.out.clone();
         loop {
             self.pulse.beat();
+            if Instant::now() >= self.look_at {
+                self.look_at_publication().await?;
+            }
             let idle = Duration::from_millis(self.config.idle_position_ms);
             let idle_at = self.handed_over + idle;
             let idle_due = self.builder.has_idle_progress() && Instant::now() >= idle_at;
@@ -135,6 +144,7 @@ impl Streaming {
                 () = out.closed() => Turn::Abandoned,
                 () = tokio::time::sleep_until(idle_at),
                     if self.builder.has_idle_progress() && !ready => continue,
+                () = tokio::time::sleep_until(self.look_at) => continue,
             };
             match turn {
                 Turn::Input(input) => {
@@ -257,6 +267,13 @@ impl Streaming {
                 )))
             }
         }
+    }
+
+    /// A table that was taken out sends nothing any more, and looks as if nothing changed.
+    async fn look_at_publication(&mut self) -> Result<()> {
+        self.look_at = Instant::now() + PUBLICATION_INTERVAL;
+        let oids: Vec<u32> = self.catalog.tables().iter().map(|table| table.oid).collect();
+        publication::require_published(&self.session, &self.config.publications(), &oids).await
     }
 
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
