@@ -56,6 +56,7 @@ async fn a_slot_that_was_dropped() {
     lost_until_torn_down(database, replica, "does not exist").await;
 }
 
+/// E3.
 #[tokio::test]
 async fn a_slot_that_was_advanced() {
     let (database, replica) = followed().await;
@@ -81,6 +82,7 @@ async fn a_log_that_was_wiped() {
     lost_until_torn_down(database, Replica::default(), "wiped").await;
 }
 
+/// E4; with a server that really was: [`crate::slots`].
 #[tokio::test]
 async fn a_server_that_was_restored() {
     let (database, replica) = followed().await;
@@ -124,6 +126,7 @@ async fn a_publication_that_was_dropped() {
     database.drop().await;
 }
 
+/// E6; made again: [`crate::publications`].
 #[tokio::test]
 async fn a_publication_that_was_dropped_while_it_is_read() {
     let (database, replica) = followed().await;
@@ -167,8 +170,7 @@ async fn a_slot_in_use_is_not_torn_down() {
 #[tokio::test]
 async fn a_slot_that_moved_while_another_instance_read_is_not_lost() {
     let (database, replica) = followed().await;
-    let mut old = Replica::default();
-    (old.cursor, old.tables) = (replica.cursor.clone(), replica.tables.clone());
+    let old = replica.fork();
     let old_lsn = replica.cursor.as_ref().unwrap().confirm;
     let mut first = Follower::start(&database, replica).await;
     database.run("insert into t values (2)").await;

@@ -6,6 +6,7 @@ use anabranch_core::{Change, Phase, Version};
 
 use crate::support::{Database, Follower, Replica, truth};
 
+/// E2, where the two transactions write one row: what is there in the end depends on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commit_decides_and_not_the_place_of_the_row() {
     // The index that sleeps is maintained before the primary key: the insert has written its row
@@ -67,30 +68,6 @@ async fn a_truncate_stands_between_the_rows_of_its_transaction() {
     database.drop().await;
 }
 
-#[tokio::test]
-async fn a_prepared_transaction_counts_from_its_second_commit() {
-    let database = Database::new("create table t (id int primary key)", &["public.t"]).await;
-    let mut follower = Follower::start(&database, Replica::default()).await;
-    follower.catch_up(&database).await;
-    let name = &database.config.slot;
-    database.run(&format!("begin; insert into t values (1); prepare transaction '{name}'")).await;
-    database.run("insert into t values (2)").await;
-    database.run(&format!("commit prepared '{name}'")).await;
-    follower.catch_up(&database).await;
-    let keys: Vec<u8> = follower
-        .replica
-        .events
-        .iter()
-        .map(|event| match &event.change {
-            Change::Row { key, .. } => key[0],
-            Change::Truncate => 0,
-        })
-        .collect();
-    assert_eq!(keys, [4, 2], "in the order in which they became true");
-    drop(follower);
-    database.drop().await;
-}
-
 /// What a large transaction does: keys repeat, and a TRUNCATE is in the middle.
 const LARGE: &str = "
     begin;
@@ -111,6 +88,7 @@ fn large() -> String {
     )
 }
 
+/// E9, within a transaction.
 #[tokio::test]
 async fn a_split_transaction_is_resumed_in_the_middle() {
     let mut database =

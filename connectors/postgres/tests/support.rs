@@ -3,10 +3,12 @@
 mod cluster;
 mod database;
 mod follower;
+mod walsender;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
-pub(crate) use follower::{Follower, Replica, truth};
+pub(crate) use follower::{Follower, Replica, key, truth};
+pub(crate) use walsender::Walsender;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! ```text
 //! Cluster::new(settings) ── standby(name, settings) ──▶ another Cluster that follows it
 //!      │ database(sql, tables) ──▶ Database ── on(&standby) ──▶ the same Database there
-//!      └ set · stop · kill · start                        promote · has_replayed · timeline
+//!      └ set · stop · kill · start · backup · put_back    promote · has_replayed · timeline
 //! ```
 //!
 //! The programs come from `ANABRANCH_TEST_POSTGRES_BIN` and run as an unprivileged user. Logical
@@ -178,6 +178,19 @@ impl Cluster {
         standby.write_settings(settings);
         standby.start().await;
         standby
+    }
+
+    /// A cold copy of a server that was stopped.
+    pub(crate) fn backup(&self) -> TempDir {
+        let folder = TempDir::with_prefix("anabranch-cluster-").unwrap();
+        must(Command::new("cp").arg("-a").arg(self.data()).arg(folder.path()).output().unwrap());
+        folder
+    }
+
+    /// Makes a server that was stopped what it was when it was copied.
+    pub(crate) fn put_back(&self, backup: TempDir) {
+        std::fs::remove_dir_all(self.data()).unwrap();
+        std::fs::rename(backup.path().join("data"), self.data()).unwrap();
     }
 
     /// Makes a standby a primary, on a timeline of its own.

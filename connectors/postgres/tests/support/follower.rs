@@ -67,6 +67,18 @@ impl Replica {
         }
     }
 
+    /// The same log as it is now, for a reader of its own.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            cursor: self.cursor.clone(),
+            events: Vec::new(),
+            tables: self.tables.clone(),
+            rows: self.rows.clone(),
+            repairs: self.repairs.clone(),
+            last: self.last,
+        }
+    }
+
     /// The rows that are there.
     pub(crate) fn present(&self) -> BTreeMap<(u32, Bytes), Bytes> {
         let row = |(key, (_, row)): (&(u32, Bytes), &(Version, Option<Bytes>))| {
@@ -105,10 +117,15 @@ impl Follower {
         Ok(Self { source, replica })
     }
 
+    /// Takes one batch, and does nothing with it.
+    pub(crate) async fn receive(&mut self) -> Result<(LogBatch, SourceCursor)> {
+        let next = tokio::time::timeout(DEADLINE, self.source.next());
+        Ok(next.await.expect("a batch in time")?.unwrap())
+    }
+
     /// Takes one batch and makes it durable, without telling the source.
     pub(crate) async fn take(&mut self) -> Result<SourceCursor> {
-        let next = tokio::time::timeout(DEADLINE, self.source.next());
-        let (batch, cursor) = next.await.expect("a batch in time")?.unwrap();
+        let (batch, cursor) = self.receive().await?;
         self.replica.apply(batch, cursor.clone());
         Ok(cursor)
     }
@@ -136,6 +153,14 @@ impl Follower {
     /// Dies, and leaves what is durable.
     pub(crate) fn kill(self) -> Replica {
         self.replica
+    }
+}
+
+/// The key of a row's event; none for a TRUNCATE.
+pub(crate) fn key(event: &Event) -> &[u8] {
+    match &event.change {
+        Change::Row { key, .. } => key,
+        Change::Truncate => &[],
     }
 }
 

@@ -1,0 +1,87 @@
+//! Publications that change under a source.
+
+use anabranch_core::{Error, ErrorKind};
+
+use crate::support::{Database, Follower, Replica};
+
+const TABLES: &str = "create table t (id int primary key); create table u (id int primary key)";
+
+async fn followed() -> (Database, Follower) {
+    let database = Database::new(TABLES, &["public.t"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    (database, follower)
+}
+
+async fn failure(mut follower: Follower) -> Error {
+    loop {
+        if let Err(error) = follower.step().await {
+            return error;
+        }
+    }
+}
+
+const MADE_AGAIN: &str = "drop publication anabranch; insert into t values (1);
+    create publication anabranch for table t; insert into t values (2)";
+
+/// E6. The slot cannot pass the place where the publication was missing, also when it is there
+/// again: that is said at once, and not tried for ever.
+#[tokio::test]
+async fn a_publication_made_again_while_it_is_read_is_lost() {
+    let (database, follower) = followed().await;
+    database.run(MADE_AGAIN).await;
+    let error = failure(follower).await;
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    let report = error.report();
+    assert!(report.contains("publication") && report.contains("teardown"), "{report}");
+    database.drop().await;
+}
+
+/// E6, while nobody reads: at the start everything looks right.
+#[tokio::test]
+async fn a_publication_made_again_while_nobody_reads_is_lost() {
+    let (database, follower) = followed().await;
+    let replica = follower.kill();
+    database.run(MADE_AGAIN).await;
+    let error = match Follower::try_start(&database, replica).await {
+        Ok(follower) => failure(follower).await,
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    assert!(error.report().contains("publication"), "{error:?}");
+    database.drop().await;
+}
+
+/// E7. A table that the publication has and the configuration has not is left alone.
+#[tokio::test]
+async fn a_table_added_to_the_publication_changes_nothing() {
+    let (database, mut follower) = followed().await;
+    database
+        .run(
+            "insert into u values (1); alter publication anabranch add table u;
+             insert into u values (2); insert into t values (1); truncate u",
+        )
+        .await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.letters(), "c");
+    assert!(follower.replica.events.iter().all(|event| event.table.name == "t"));
+    drop(follower);
+    database.drop().await;
+}
+
+/// E7. A table that is taken out of the publication sends nothing any more: the source must not go
+/// on as if nothing was written to it.
+#[tokio::test]
+async fn a_table_taken_out_of_the_publication_is_noticed() {
+    let (database, mut follower) = followed().await;
+    database.run("insert into t values (1)").await;
+    follower.catch_up(&database).await;
+    database
+        .run("alter publication anabranch add table u; alter publication anabranch drop table t")
+        .await;
+    database.run("insert into t values (2)").await;
+    let error = failure(follower).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(error.report().contains("does not publish public.t"), "{error:?}");
+    database.drop().await;
+}
