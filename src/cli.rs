@@ -3,6 +3,7 @@
 mod check;
 mod requests;
 mod run;
+mod source;
 mod status;
 mod teardown;
 
@@ -54,6 +55,11 @@ enum Command {
     Resume {
         /// The sink's name in the configuration, or `source`.
         sink: String,
+    },
+    /// What only the source needs: see its subcommands.
+    Source {
+        #[command(subcommand)]
+        command: source::SourceCommand,
     },
     /// Removes slot, publication, topics, groups and control schema; stores keep their data.
     Teardown {
@@ -107,6 +113,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Command::Status { partitions } => status::run(&config, json, partitions).await?,
         Command::Pause { sink } => requests::set_paused(&config, &sink, true).await?,
         Command::Resume { sink } => requests::set_paused(&config, &sink, false).await?,
+        Command::Source { command } => source::run(&config, json, &command).await?,
         Command::Teardown { yes } => teardown::run(&config, yes).await?,
         Command::Migrate => {
             Control::open(&config.control_database()).await?;

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_core::{Error, ErrorKind, Result};
-use anabranch_postgres::PostgresConfig;
+use anabranch_postgres::{Acceptance, Gap, PostgresConfig, WayOn};
 use tokio_postgres::Client;
 
 mod embedded {
@@ -132,6 +132,43 @@ impl Control {
     pub async fn forget_dropped_slot(&self, slot: &str) -> Result<()> {
         let statement = "DELETE FROM anabranch.dropped_slots WHERE slot = $1";
         let done = self.client.execute(statement, &[&slot]).await;
+        done.map(drop).map_err(|error| unreachable("write to the control schema", error))
+    }
+
+    /// What people have accepted of lost history.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transient`] if the database does not answer.
+    pub async fn accepted(&self) -> Result<Vec<Acceptance>> {
+        let rows = self.client.query("SELECT finding, way FROM anabranch.accepted", &[]).await;
+        let rows = rows.map_err(|error| unreachable("read the control schema", error))?;
+        let read = |row: &tokio_postgres::Row| {
+            let (finding, way): (String, String) = (row.get(0), row.get(1));
+            let gap: Option<Gap> = serde_json::from_str(&finding).ok();
+            let way = if way == "gap" { WayOn::Gap } else { WayOn::Snapshot };
+            // What another release has written, or a person, fits no finding of ours.
+            Some(Acceptance { gap: gap?, way })
+        };
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
+    /// Accepts a finding.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transient`] if the database does not answer.
+    pub async fn accept(&self, accepted: &Acceptance) -> Result<()> {
+        let finding = serde_json::to_string(&accepted.gap).map_err(|error| {
+            Error::new(ErrorKind::Bug, "write down what was accepted").with_source(error)
+        })?;
+        let way = match accepted.way {
+            WayOn::Gap => "gap",
+            WayOn::Snapshot => "snapshot",
+        };
+        let statement = "INSERT INTO anabranch.accepted (finding, way) VALUES ($1, $2)
+             ON CONFLICT (finding) DO UPDATE SET way = excluded.way, accepted_at = now()";
+        let done = self.client.execute(statement, &[&finding, &way]).await;
         done.map(drop).map_err(|error| unreachable("write to the control schema", error))
     }
 

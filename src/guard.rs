@@ -84,7 +84,24 @@ pub async fn refuse_dropped_slot(config: &Config) -> Result<()> {
     if has_slot(&config.source).await? {
         return control.forget_dropped_slot(slot).await;
     }
+    if is_accepted(config, &control).await? {
+        return Ok(());
+    }
     Err(Error::new(ErrorKind::Lost, format!("go on with slot {slot}"))
         .with_source(format!("the WAL guard dropped it at {dropped}"))
-        .with_help("the stores need a new snapshot: run `anabranch teardown`, then start again"))
+        .with_help(
+            "`anabranch source accept --snapshot` copies every table again, `anabranch source accept \
+             --gap` goes on without what is missing",
+        ))
+}
+
+/// Whether a person has said how to go on from where the log stands. Whether it is said of just what
+/// is found there, the source sees.
+async fn is_accepted(config: &Config, control: &Control) -> Result<bool> {
+    let position = anabranch_kafka::admin::read_position(&config.kafka).await?;
+    let accepted = control.accepted().await?;
+    Ok(position.is_some_and(|at| {
+        let here = (at.log, at.epoch, at.confirm);
+        accepted.iter().any(|one| (one.gap.log, one.gap.epoch, one.gap.log_lsn) == here)
+    }))
 }

@@ -3,20 +3,26 @@
 //! Each function is one attempt: it opens what it needs, runs the loop until it is told to stop
 //! or something fails, and leaves trying again to the supervisor.
 
+use std::sync::Arc;
+
 use anabranch_core::{
     Batch, Error, ErrorKind, Finding, Level, Result, Sink, StoreCursor, UnitCursor,
 };
 use anabranch_delta::DeltaSink;
 use anabranch_elasticsearch::ElasticsearchSink;
-use anabranch_kafka::{Limits, LogSink, TopicSource};
-use anabranch_postgres::{PostgresConfig, PostgresSource};
+use anabranch_kafka::{Limits, LogScan, LogSink, TopicSource};
+use anabranch_postgres::{Acceptance, PostgresConfig, PostgresSource};
 use anabranch_redis::RedisSink;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, StoreConfig};
+use crate::control::Control;
 use crate::guard;
 use crate::pipeline::{self, Report};
 use crate::status::Status;
+
+/// How long the control schema may take to answer.
+const CONTROL_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long a commit of a Delta table collects changes: each one adds files to the table.
 const DELTA_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -45,7 +51,26 @@ pub async fn run_source(
     log.cursor().await?;
     status.set_repairs(log.repairs());
     source.know(log.tables().cloned());
+    source.remember(Arc::new(LogScan::new(&config.kafka)));
+    source.accept(accepted(config).await);
     Box::pin(pipeline::run(&mut source, &mut log, stop, report)).await
+}
+
+/// What people have accepted of lost history. Without the control schema that is nothing: the source
+/// stands still then, and is told again.
+async fn accepted(config: &Config) -> Vec<Acceptance> {
+    let read = async { Control::open(&config.control_database()).await?.accepted().await };
+    match tokio::time::timeout(CONTROL_WAIT_MAX, read).await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(error)) => {
+            tracing::warn!("{}; nothing counts as accepted", error.report());
+            Vec::new()
+        }
+        Err(_elapsed) => {
+            tracing::warn!("the control schema does not answer; nothing counts as accepted");
+            Vec::new()
+        }
+    }
 }
 
 /// Before anything is made for the first time: what `check` calls a blocker ends it here, so that

@@ -107,9 +107,9 @@ async fn a_slot_advanced_or_dropped_by_hand_is_lost_history() {
         )
         .await
         .unwrap();
-    refused(&world, &["run", "source"], 3, &["slot", &name, "anabranch teardown"]).await;
+    refused(&world, &["run", "source"], 3, &["slot", &name, "anabranch source accept"]).await;
     server.execute("SELECT pg_drop_replication_slot($1::text::name)", &[&name]).await.unwrap();
-    refused(&world, &["run", "source"], 3, &["slot", &name, "anabranch teardown"]).await;
+    refused(&world, &["run", "source"], 3, &["slot", &name, "anabranch source accept"]).await;
     // The daemon parks the source and goes on with the sinks.
     world.start();
     world

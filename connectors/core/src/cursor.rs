@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Epoch, Lsn, Version};
+use crate::{Epoch, Lsn, Rereads, Version};
 
 /// The format number of [`UnitCursor`] and [`SourceCursor`] (`docs/formats.md`).
 pub const CURSOR_FORMAT: u16 = 1;
@@ -64,6 +64,23 @@ pub struct SourceCursor {
     pub seen: Lsn,
     /// Set while a transaction larger than a batch is partly in the log.
     pub split: Option<Split>,
+    /// How far ahead of their events re-reads of this history have looked.
+    #[serde(default, skip_serializing_if = "Rereads::is_empty")]
+    pub rereads: Rereads,
+    /// Set while rows are read again that a branch of the history, now lost, has left in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Fork>,
+}
+
+/// What has to be read again after the history forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// Every row that the log was given from here on, in this history or a later one…
+    pub epoch: Epoch,
+    /// …by a transaction that committed at or after this.
+    pub since: Lsn,
+    /// Rows that were read again and are in the log.
+    pub rows: u64,
 }
 
 /// What the source is at.

@@ -17,11 +17,13 @@ mod error;
 mod event;
 mod finding;
 pub mod key;
+mod log_history;
 #[cfg(feature = "testing")]
 pub mod memory;
 mod partition;
 mod position;
 mod repair;
+mod rereads;
 pub mod resume;
 mod secret;
 mod sink;
@@ -31,13 +33,17 @@ pub mod value;
 
 pub use assignment::Assignment;
 pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
-pub use cursor::{CURSOR_FORMAT, LastRecord, Phase, SourceCursor, Split, StoreCursor, UnitCursor};
+pub use cursor::{
+    CURSOR_FORMAT, Fork, LastRecord, Phase, SourceCursor, Split, StoreCursor, UnitCursor,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Change, Event, LogBatch, Op, ROW_PART_MAX, TRUNCATE_PARTS, Transaction};
 pub use finding::{Finding, Level};
+pub use log_history::{Answer, Delivered, LogHistory};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
 pub use repair::{Repair, RepairReason};
+pub use rereads::{Reread, Rereads};
 pub use secret::Secret;
 pub use sink::Sink;
 pub use source::Source;

@@ -44,8 +44,23 @@ const LSN_BITS: u32 = 47;
 const PART_BITS: u32 = 8;
 
 impl Lsn {
-    /// The first LSN that a [`Version`] cannot hold; a history that reaches it needs a new epoch.
+    /// The WAL that a [`Version`] tells apart within an epoch: 4 PiB. Each time a history gets past
+    /// a multiple of it, its next epoch begins.
     pub const VERSION_LIMIT: Self = Self(LSN_UNIT << LSN_BITS);
+
+    /// How often a history that has got here has got past [`Lsn::VERSION_LIMIT`].
+    #[must_use]
+    pub fn lap(self) -> u64 {
+        self.0 / Self::VERSION_LIMIT.0
+    }
+
+    /// Where the rows of a snapshot stand that is consistent at this point: below every transaction
+    /// that it does not hold. No record lies in the first bytes of a lap, which are a page's header.
+    #[must_use]
+    pub fn before(self) -> Self {
+        let lap = self.lap().saturating_mul(Self::VERSION_LIMIT.0);
+        Self(self.0.saturating_sub(LSN_UNIT).max(lap))
+    }
 }
 
 impl Epoch {
@@ -54,21 +69,22 @@ impl Epoch {
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }
+
+    /// The epoch of a commit at `lsn`, where the history of this one stands at `here`; `None` after
+    /// the 256th.
+    #[must_use]
+    pub fn at(self, here: Lsn, lsn: Lsn) -> Option<Self> {
+        let laps = u8::try_from(lsn.lap().saturating_sub(here.lap())).ok()?;
+        self.0.checked_add(laps).map(Self)
+    }
 }
 
 impl Version {
-    /// The version of a change in `part` of the transaction that committed at `commit_lsn`.
-    ///
-    /// # Panics
-    ///
-    /// If `commit_lsn` has reached [`Lsn::VERSION_LIMIT`]: the source checks it at each start.
+    /// The version of a change in `part` of the transaction that committed at `commit_lsn`. An LSN
+    /// counts within its [lap](Lsn::lap): each has an epoch of its own.
     #[must_use]
     pub fn new(epoch: Epoch, commit_lsn: Lsn, part: u8) -> Self {
-        assert!(
-            commit_lsn < Lsn::VERSION_LIMIT,
-            "commit LSN {commit_lsn} is past the version field"
-        );
-        let unit = commit_lsn.0 / LSN_UNIT;
+        let unit = commit_lsn.0 / LSN_UNIT % (1 << LSN_BITS);
         Self(u64::from(epoch.0) << (LSN_BITS + PART_BITS) | unit << PART_BITS | u64::from(part))
     }
 
@@ -76,7 +92,7 @@ impl Version {
     /// of every transaction that the snapshot does not hold.
     #[must_use]
     pub fn snapshot(epoch: Epoch, point: Lsn) -> Self {
-        Self::new(epoch, Lsn(point.0.saturating_sub(LSN_UNIT)), 0)
+        Self::new(epoch, point.before(), 0)
     }
 
     /// The number itself, for stores with 64-bit integers.
@@ -182,6 +198,9 @@ mod tests {
             v(0, 0x15_0028, 0),
             v(0, Lsn::VERSION_LIMIT.0 - 1, 255),
             v(1, 0x100, 0),
+            v(1, Lsn::VERSION_LIMIT.0 - 1, 255),
+            Version::snapshot(Epoch(2), Lsn::VERSION_LIMIT),
+            v(2, Lsn::VERSION_LIMIT.0 + 40, 0),
             v(255, Lsn::VERSION_LIMIT.0 - 1, 255),
         ];
         assert!(ordered.is_sorted_by(|a, b| a < b));
@@ -194,6 +213,19 @@ mod tests {
             ordered.is_sorted_by(|a, b| a.to_string() < b.to_string()),
             "hex orders as the number"
         );
+    }
+
+    #[test]
+    fn an_epoch_begins_with_each_lap() {
+        let limit = Lsn::VERSION_LIMIT.0;
+        let at = |epoch, here, lsn| Epoch(epoch).at(Lsn(here), Lsn(lsn));
+        assert_eq!(at(3, 5, limit - 1), Some(Epoch(3)));
+        assert_eq!(at(3, 5, limit), Some(Epoch(4)));
+        assert_eq!(at(3, limit, limit + 9), Some(Epoch(3)));
+        assert_eq!(at(3, limit, 9), Some(Epoch(3)), "what is behind is in the log already");
+        assert_eq!(at(254, 0, 2 * limit), None);
+        assert_eq!(Lsn(0x1000).before(), Lsn(0xFE0));
+        assert_eq!(Lsn(limit + 8).before(), Lsn(limit));
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn parse_position(value: &[u8]) -> Result<SourceCursor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anabranch_core::{Epoch, Lsn, Phase};
+    use anabranch_core::{Epoch, Lsn, Phase, Rereads};
 
     #[test]
     fn positions_round_trip_and_newer_formats_are_refused() {
@@ -139,6 +139,8 @@ mod tests {
             confirm: Lsn(0x15_0000),
             seen: Lsn(0),
             split: None,
+            rereads: Rereads::default(),
+            fork: None,
         };
         let bytes = serde_json::to_vec(&position).unwrap();
         assert_eq!(parse_position(&bytes).unwrap(), position);

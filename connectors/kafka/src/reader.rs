@@ -1,7 +1,8 @@
-//! Reads a small topic (one partition) as far as it is committed, without being in a group.
+//! Reads a topic, or parts of its partitions, as far as it is committed, without being in a group.
 //!
 //! Blocking: call it where blocking is allowed.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anabranch_core::{ErrorKind, Result};
@@ -34,6 +35,14 @@ pub(crate) struct Borders {
     pub(crate) end: i64,
 }
 
+/// A part of a partition: from one offset up to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) partition: i32,
+    pub(crate) from: i64,
+    pub(crate) end: i64,
+}
+
 impl Reader {
     pub(crate) fn new(config: &KafkaConfig) -> Result<Self> {
         let context = Quiet::default();
@@ -56,34 +65,52 @@ impl Reader {
         &self,
         topic: &str,
         (from, end): (i64, i64),
+        visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.read_ranges(topic, &[Range { partition: 0, from, end }], visit)
+    }
+
+    /// Hands every record of each of `ranges`, which are of different partitions, to `visit`; those
+    /// of one partition in their order.
+    pub(crate) fn read_ranges(
+        &self,
+        topic: &str,
+        ranges: &[Range],
         mut visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<()> {
         let action = || format!("read topic {topic}");
         let classify = |e: KafkaError| error::classify(action(), e, &self.trouble);
         let mut assignment = TopicPartitionList::new();
-        assignment
-            .add_partition_offset(topic, 0, Offset::Offset(from))
-            .and_then(|()| self.consumer.assign(&assignment))
-            .map_err(classify)?;
+        for Range { partition, from, .. } in ranges {
+            assignment
+                .add_partition_offset(topic, *partition, Offset::Offset(*from))
+                .map_err(classify)?;
+        }
+        self.consumer.assign(&assignment).map_err(classify)?;
+        let mut open: HashMap<i32, i64> =
+            ranges.iter().map(|range| (range.partition, range.end)).collect();
         let mut deadline = Instant::now() + BROKER_TIMEOUT;
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !open.is_empty() {
             match self.consumer.poll(POLL) {
                 None => {}
-                Some(Ok(record)) if record.offset() >= end => {
-                    return self.consumer.unassign().map_err(classify);
-                }
-                Some(Ok(record)) => {
-                    visit(&record)?;
-                    deadline = Instant::now() + BROKER_TIMEOUT;
-                }
-                Some(Err(e)) if error::is_partition_end(&e) => {
-                    return self.consumer.unassign().map_err(classify);
-                }
+                Some(Ok(record)) => match open.get(&record.partition()) {
+                    Some(end) if record.offset() < *end => {
+                        visit(&record)?;
+                        deadline = Instant::now() + BROKER_TIMEOUT;
+                    }
+                    Some(_) => drop(open.remove(&record.partition())),
+                    // It goes on while others have not come to their ends.
+                    None => {}
+                },
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 Some(Err(e)) if error::kind(&e) != ErrorKind::Transient => return Err(classify(e)),
                 Some(Err(e)) => tracing::debug!(topic, error = %e, "still reading"),
             }
         }
-        Err(classify(KafkaError::NoMessageReceived))
+        if !open.is_empty() {
+            return Err(classify(KafkaError::NoMessageReceived));
+        }
+        self.consumer.unassign().map_err(classify)
     }
 
     /// Those of `groups` that Kafka knows.

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{LogBatch, Lsn, Repair, SourceCursor, Split, Table};
+use anabranch_core::{LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table};
 
 use crate::transaction::{Assembler, Draft};
 
@@ -86,6 +86,11 @@ impl BatchBuilder {
         }
     }
 
+    /// What the last batch lets the server forget.
+    pub(crate) fn confirmed(&self) -> Lsn {
+        self.cursor.confirm
+    }
+
     /// Whether no more may be added.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes >= self.bytes_max
@@ -105,6 +110,8 @@ impl BatchBuilder {
     /// it, which makes `assembler` raise its parts.
     pub(crate) fn take(&mut self, assembler: &mut Assembler) -> DraftBatch {
         // Also before a part: what ended since the last batch may have left no draft of its own.
+        let epoch = self.cursor.epoch.at(self.cursor.confirm, self.border_lsn);
+        self.cursor.epoch = epoch.unwrap_or(self.cursor.epoch);
         self.cursor.confirm = self.border_lsn;
         if self.border == 0
             && !self.drafts.is_empty()
@@ -129,9 +136,21 @@ impl BatchBuilder {
 }
 
 impl DraftBatch {
+    /// The commit of the earliest event of which something is missing.
+    pub(crate) fn reread_from(&self) -> Option<Lsn> {
+        let missing = self.drafts.iter().filter(|draft| draft.missing.is_some());
+        missing.map(|draft| draft.event.position.commit_lsn).min()
+    }
+
     /// The batch, once nothing is missing. `seen` is the highest LSN that a re-read has seen.
-    pub(crate) fn complete(mut self, seen: Lsn, repairs: Vec<Repair>) -> (LogBatch, SourceCursor) {
+    pub(crate) fn complete(
+        mut self,
+        seen: Lsn,
+        rereads: &Rereads,
+        repairs: Vec<Repair>,
+    ) -> (LogBatch, SourceCursor) {
         self.cursor.seen = self.cursor.seen.max(seen);
+        self.cursor.rereads.clone_from(rereads);
         let events = self.drafts.into_iter().map(|draft| draft.event).collect();
         (LogBatch { tables: self.tables, events, repairs }, self.cursor)
     }
@@ -154,7 +173,7 @@ pub(crate) mod tests {
     use crate::pgoutput::decode;
     use crate::pgoutput::tests::{begin_message, commit_message, row_message};
     use crate::transaction::Step;
-    use anabranch_core::{CURSOR_FORMAT, Epoch, Phase};
+    use anabranch_core::{CURSOR_FORMAT, Epoch, Phase, Rereads};
 
     pub(crate) fn cursor() -> SourceCursor {
         SourceCursor {
@@ -168,6 +187,8 @@ pub(crate) mod tests {
             confirm: Lsn(0x10),
             seen: Lsn(0),
             split: None,
+            rereads: Rereads::default(),
+            fork: None,
         }
     }
 
@@ -209,8 +230,11 @@ pub(crate) mod tests {
         }
 
         fn take(&mut self) -> (usize, u64, Option<u64>) {
-            let (batch, cursor) =
-                self.builder.take(&mut self.assembler).complete(Lsn(0), Vec::new());
+            let (batch, cursor) = self.builder.take(&mut self.assembler).complete(
+                Lsn(0),
+                &Rereads::default(),
+                vec![],
+            );
             (batch.events.len(), cursor.confirm.0, cursor.split.map(|split| split.ordinal))
         }
     }

@@ -63,6 +63,9 @@ pub struct PostgresConfig {
     /// Milliseconds between two position records while nothing happens.
     #[serde(default = "default_idle_position_ms")]
     pub idle_position_ms: u64,
+    /// What to do when history is gone.
+    #[serde(default)]
+    pub on_lost: OnLost,
     /// What `pg_stat_activity` shows.
     #[serde(default = "default_name")]
     pub application_name: String,
@@ -95,6 +98,17 @@ pub enum StreamingMode {
     Off,
     /// In blocks while it is in progress: until it commits we keep it.
     On,
+}
+
+/// What to do when history is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// Stand still until a person decides.
+    #[default]
+    Park,
+    /// Copy every table again, into the same log.
+    Snapshot,
 }
 
 /// How far TLS goes, as libpq's `sslmode`.
@@ -159,6 +173,7 @@ impl PostgresConfig {
             ca_file: None,
             batch_bytes_max: default_batch_bytes_max(),
             idle_position_ms: default_idle_position_ms(),
+            on_lost: OnLost::default(),
             application_name: default_name(),
             streaming: StreamingMode::default(),
             spool: SpoolConfig::default(),

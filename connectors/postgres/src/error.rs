@@ -7,6 +7,7 @@ use std::io;
 
 use anabranch_core::{Error, ErrorKind, Result};
 
+use crate::loss::Loss;
 use crate::pgwire::WireError;
 
 /// Names what was being done when a call failed.
@@ -32,11 +33,17 @@ pub(crate) fn bug(action: impl Into<String>, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Bug, action).with_source(why.into())
 }
 
-/// History that is gone; the only way out of it for now is to begin anew.
+/// History that is gone in a way that no acceptance helps: the only way out is to begin anew.
 pub(crate) fn lost(action: impl Into<String>, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Lost, action)
         .with_source(why.into())
         .with_help("the stores need a new snapshot: run `anabranch teardown`, then start again")
+}
+
+/// History that is gone, for a cause with a name.
+pub(crate) fn history_lost(slot: &str, loss: Loss) -> Error {
+    let help = loss.help();
+    Error::new(ErrorKind::Lost, format!("go on with slot {slot}")).with_source(loss).with_help(help)
 }
 
 fn from_sql(error: tokio_postgres::Error, action: String) -> Error {

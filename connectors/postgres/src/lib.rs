@@ -5,28 +5,35 @@
 //!    ▲            │      decode,    positions      whole     unchanged
 //!    └─ feedback ─┘       spool                 transactions  values
 //!
-//! slot with exported snapshot ── snapshot ──▶ LogBatch, SourceCursor      (first start only)
+//! slot with exported snapshot ── snapshot ──▶ LogBatch, SourceCursor      (when a history begins)
+//! keys that the log was given ── repair ────▶ LogBatch, SourceCursor      (when it has forked)
 //! ```
 //!
 //! The invariant: what is confirmed to the server is in a durable position record of the log first,
 //! so at every start the slot is at or behind the log, or history is lost and is said to be.
 
+mod accept;
 mod batch;
 mod catalog;
 mod check;
 mod columns;
 mod config;
 mod copy_text;
+mod copying;
 mod error;
 mod feed;
 mod fields;
 mod guard;
 mod heartbeat;
+mod history;
 mod hosting;
 mod intake;
+mod key_text;
+mod loss;
 mod pgoutput;
 mod pgwire;
 mod publication;
+mod repair;
 mod reread;
 mod row;
 mod server;
@@ -43,14 +50,16 @@ mod transaction;
 mod value;
 mod watchdog;
 
+pub use accept::{Diagnosis, diagnose};
 pub use check::check;
 pub use columns::ColumnRules;
-pub use config::{PostgresConfig, StreamingMode};
+pub use config::{OnLost, PostgresConfig, StreamingMode};
 pub use guard::{
     DropCause, GuardReport, GuardState, GuardWatch, Limit, OldestPrepared, SpillReport, WalGuard,
     WalGuardConfig, has_slot,
 };
 pub use heartbeat::beat;
+pub use loss::{Acceptance, Gap, WayOn};
 pub use session::connect;
 pub use source::PostgresSource;
 pub use spool::SpoolConfig;

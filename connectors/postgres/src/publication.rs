@@ -166,17 +166,6 @@ pub(crate) async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<()> {
     })
 }
 
-/// The error for a publication that a stream cannot go on without.
-pub(crate) fn dropped(wanted: &Wanted<'_>) -> Error {
-    Error::new(ErrorKind::Config, format!("read from publication {}", wanted.name))
-        .with_source("it was dropped, and changes since then cannot be told apart")
-        .with_help(format!(
-            "run `anabranch teardown` and start again; if nothing was written since it was \
-             dropped: {}",
-            wanted.create_sql()
-        ))
-}
-
 /// Whether the publications still send every table of `oids` that exists.
 pub(crate) async fn require_published(
     client: &Client,

@@ -315,7 +315,7 @@ async fn finish(client: &Client, how: &str) -> Result<()> {
 }
 
 /// Waits until everything that a snapshot may have seen is flushed; returns how far that is.
-async fn wait_for_flush(client: &Client) -> Result<Lsn> {
+pub(crate) async fn wait_for_flush(client: &Client) -> Result<Lsn> {
     let action = || "wait until the server has flushed its WAL".to_owned();
     let position = |column: &'static str| async move {
         let query = format!(

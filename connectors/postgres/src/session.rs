@@ -37,6 +37,10 @@ pub(crate) const SETTINGS: &[(&str, &str)] = &[
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("synchronous_commit", "local"),
+    // A host of ours that is gone, cable and all, loses its lock and its slot within 12 seconds.
+    ("tcp_keepalives_idle", "6"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
 ];
 
 /// Opens a plain session on the source database, with the settings of the role.

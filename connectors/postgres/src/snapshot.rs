@@ -9,27 +9,19 @@
 //! tables from being rewritten, and the check finds a rewrite that came before them, under which
 //! COPY would find nothing and say nothing.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{
-    Change, Error, ErrorKind, Event, LogBatch, Lsn, Op, Phase, Position, Result, SourceCursor,
-    Split, Table, Transaction,
-};
-use bytes::Bytes;
+use anabranch_core::{Error, ErrorKind, Lsn, Phase, Position, Result, SourceCursor, Split};
 use futures::StreamExt;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{RawTable, Relation, load_by_name};
-use crate::copy_text;
+use crate::copying::Copying;
 use crate::error::{Context, bug};
-use crate::intake::{APPEND_ATTNUM, append_key};
-use crate::pgoutput::Value;
+use crate::intake::APPEND_ATTNUM;
 use crate::publication::{self, Publication, Wanted, quoted};
-use crate::row::RowWriter;
 use crate::session::Session;
 use crate::slot::Slot;
 use crate::source::Run;
@@ -38,8 +30,6 @@ use crate::source::Run;
 const ATTEMPTS_MAX: usize = 10;
 /// A wait for running transactions that somebody should know of.
 const LONG_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of WAL below the consistent point at which the rows of the snapshot stand.
-const BELOW_POINT: u64 = 32;
 
 /// A session on the snapshot of the slot, with the tables locked and checked.
 struct Opened {
@@ -53,7 +43,7 @@ struct Opened {
 /// record that a history begins.
 pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCursor> {
     let opened = open(run).await?;
-    let mut copying = Copying::new(run, &opened, cursor);
+    let mut copying = Copy::new(run, &opened, cursor);
     copying.clear().await?;
     for table in &opened.tables {
         copying.table(&opened.session, table).await?;
@@ -68,9 +58,6 @@ async fn open(run: &mut Run) -> Result<Opened> {
         }
         ensure_publications(run).await?;
         let (point, snapshot) = create_slot(run).await?;
-        if point >= Lsn::VERSION_LIMIT {
-            return Err(bug("begin a history", format!("{point} is past what versions can hold")));
-        }
         if let Some(opened) = import(run, point, &snapshot).await? {
             tracing::info!(%point, tables = opened.tables.len(), "copying the tables");
             return Ok(opened);
@@ -137,7 +124,7 @@ async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Open
 
 /// Whether a table has other storage now than in the snapshot: then its rows in the snapshot are
 /// not to be had any more.
-async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
+pub(crate) async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let query = "
         with recursive tree(oid) as (
@@ -154,65 +141,47 @@ async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
 }
 
 /// What to read from: a partitioned table with its partitions, any other without its children.
-fn from(table: &RawTable) -> String {
+pub(crate) fn from(table: &RawTable) -> String {
     let only = if table.kind == 'p' { "" } else { "only " };
     format!("{only}{}", quoted(table))
 }
 
+/// What is to be copied of a table: all that is published, or the rows that also meet `condition`.
 /// Only what stays is selected: what is left out does not even leave the server.
-fn copy_sql(table: &RawTable, relation: &Relation) -> String {
+pub(crate) fn copy_sql(table: &RawTable, relation: &Relation, condition: Option<&str>) -> String {
     let columns = relation.table.columns.iter();
     let columns: Vec<String> = columns
         .filter(|column| column.attnum != APPEND_ATTNUM)
         .map(|column| escape_identifier(&column.name))
         .collect();
     let filter = table.published.as_ref().and_then(|published| published.filter.as_ref());
-    let filter = filter.map(|filter| format!(" where {filter}")).unwrap_or_default();
+    let conditions: Vec<&str> = filter.map(String::as_str).into_iter().chain(condition).collect();
+    let filter = if conditions.is_empty() { "" } else { " where " };
+    let filter = format!("{filter}{}", conditions.join(" and "));
     format!("copy (select {} from {}{filter}) to stdout", columns.join(", "), from(table))
 }
 
-fn mask<'a>(relation: &Relation, place: usize, text: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
-    match text {
-        Cow::Borrowed(text) => relation.mask(place, text),
-        Cow::Owned(text) => Cow::Owned(relation.mask(place, &text).into_owned()),
-    }
-}
-
 /// The copy under way.
-struct Copying<'a> {
+struct Copy<'a> {
     run: &'a Run,
     cursor: SourceCursor,
-    position: Position,
-    transaction: Arc<Transaction>,
-    writer: RowWriter,
-    batch: LogBatch,
-    bytes: usize,
+    rows: Copying,
 }
 
-impl<'a> Copying<'a> {
+impl<'a> Copy<'a> {
     fn new(run: &'a Run, opened: &Opened, cursor: SourceCursor) -> Self {
-        let commit_lsn = Lsn(opened.point.0.saturating_sub(BELOW_POINT));
+        let commit_lsn = opened.point.before();
         let cursor = SourceCursor { phase: Phase::Snapshot, confirm: opened.point, ..cursor };
-        let transaction = Transaction { xid: 0, commit_lsn, commit_us: opened.began_us };
-        Self {
-            run,
-            position: Position { epoch: cursor.epoch, commit_lsn, ordinal: 0 },
-            cursor,
-            transaction: Arc::new(transaction),
-            writer: RowWriter::default(),
-            // The tables may have changed since they were announced.
-            batch: LogBatch { tables: run.catalog.tables(), ..LogBatch::default() },
-            bytes: 0,
-        }
+        let position = Position { epoch: cursor.epoch, commit_lsn, ordinal: 0 };
+        // The tables may have changed since they were announced.
+        let rows = Copying::new(position, opened.began_us, run.catalog.tables());
+        Self { run, cursor, rows }
     }
 
-    /// Takes back what an unfinished snapshot before this one has left in the log.
+    /// Takes back what the log has of an earlier epoch: an unfinished snapshot, or all of it.
     async fn clear(&mut self) -> Result<()> {
         if self.cursor.epoch.0 > 0 {
-            for table in self.run.catalog.tables() {
-                let event = self.event(table, Change::Truncate);
-                self.batch.events.push(event);
-            }
+            self.run.catalog.tables().into_iter().for_each(|table| self.rows.clear(table));
         }
         // The record that a snapshot is under way comes before its first row in any case.
         self.hand_over().await
@@ -223,65 +192,27 @@ impl<'a> Copying<'a> {
         let action = || format!("copy {name}");
         let relation = self.run.catalog.relation(table.oid).cloned();
         let relation = relation.ok_or_else(|| bug(action(), "it is not in the catalog"))?;
-        let mut rows = pin!(session.copy_out(&copy_sql(table, &relation)).await.doing(action)?);
+        let mut rows =
+            pin!(session.copy_out(&copy_sql(table, &relation, None)).await.doing(action)?);
         while let Some(line) = rows.next().await {
-            self.row(&relation, &line.doing(action)?)?;
-            if self.bytes >= self.run.config.batch_bytes_max {
+            self.rows.row(&relation, &line.doing(action)?)?;
+            if self.rows.bytes() >= self.run.config.batch_bytes_max {
                 self.hand_over().await?;
             }
         }
-        tracing::info!(table = name, rows = self.position.ordinal, "copied, rows in all so far");
+        let rows = self.rows.position.ordinal;
+        tracing::info!(table = name, rows, "copied, rows in all so far");
         Ok(())
-    }
-
-    fn row(&mut self, relation: &Arc<Relation>, line: &Bytes) -> Result<()> {
-        self.position.ordinal += 1;
-        let key = relation.is_append_only().then(|| append_key(self.position));
-        let key = key.map(|key| Some(Cow::Owned(key.into_bytes())));
-        let copied = copy_text::values(line);
-        let texts: Vec<Option<Cow<'_, [u8]>>> = key
-            .into_iter()
-            .chain(copied)
-            .enumerate()
-            .map(|(place, text)| text.map(|text| mask(relation, place, text)))
-            .collect();
-        if texts.len() != relation.table.columns.len() {
-            return Err(bug("read a copied row", "it has another number of columns"));
-        }
-        let values: Vec<Value<'_>> =
-            texts.iter().map(|text| text.as_deref().map_or(Value::Null, Value::Text)).collect();
-        let value = |place: usize| values.get(place).copied();
-        let table = &relation.table;
-        let key = self.writer.key(&relation.layout, value);
-        let key = key.map_err(|bad| bad.error(table, value))?;
-        let row = self.writer.row(&relation.layout, values.iter().copied());
-        let row = row.map_err(|bad| bad.error(table, value))?;
-        let change = Change::Row {
-            op: Op::Read,
-            key,
-            before: None,
-            after: Some(row),
-            unchanged: Vec::new(),
-        };
-        let event = self.event(Arc::clone(table), change);
-        self.bytes += event.size();
-        self.batch.events.push(event);
-        Ok(())
-    }
-
-    fn event(&self, table: Arc<Table>, change: Change) -> Event {
-        let transaction = Arc::clone(&self.transaction);
-        Event { table, position: self.position, part: 0, transaction, change }
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
+        let batch = self.rows.take();
         self.run.stats.copied(batch.events.len());
+        let position = self.rows.position;
         // No two batches have one cursor: by it the log knows whether a batch is durable.
         self.cursor.split = (self.cursor.phase == Phase::Snapshot).then(|| Split {
-            commit_lsn: self.position.commit_lsn,
-            ordinal: self.position.ordinal,
+            commit_lsn: position.commit_lsn,
+            ordinal: position.ordinal,
             parts: BTreeMap::new(),
         });
         self.run.send(batch, self.cursor.clone()).await
@@ -301,15 +232,15 @@ mod tests {
     use crate::catalog::tests::raw_orders;
     use crate::catalog::{Catalog, KnownTables, Types};
 
-    fn sql(table: &RawTable) -> String {
+    fn sql(table: &RawTable, condition: Option<&str>) -> String {
         let mut catalog = Catalog::new(vec![], KnownTables::default());
-        copy_sql(table, &catalog.adopt(table, &Types::default()).unwrap())
+        copy_sql(table, &catalog.adopt(table, &Types::default()).unwrap(), condition)
     }
 
     #[test]
     fn a_copy_lists_its_columns_and_filters() {
         assert_eq!(
-            sql(&raw_orders()),
+            sql(&raw_orders(), None),
             "copy (select \"id\", \"note\" from only \"shop\".\"orders\") to stdout"
         );
         let published = crate::catalog::Published {
@@ -318,8 +249,11 @@ mod tests {
         };
         let partitioned = RawTable { kind: 'p', published: Some(published), ..raw_orders() };
         assert_eq!(
-            sql(&partitioned),
+            sql(&partitioned, None),
             "copy (select \"id\" from \"shop\".\"orders\" where (id > 5)) to stdout"
         );
+        assert!(sql(&raw_orders(), Some("(id = 7)")).ends_with(" where (id = 7)) to stdout"));
+        let both = sql(&partitioned, Some("(id = 7)"));
+        assert!(both.ends_with(" where (id > 5) and (id = 7)) to stdout"), "{both}");
     }
 }

@@ -9,29 +9,33 @@
 //! The run is a task of its own, so a call of `next` may be cancelled at any point, and rows are
 //! read and encoded while the batch before is being written. Dropping the source ends everything.
 
+mod plan;
 mod run;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{Error, ErrorKind, LogBatch, Phase, Result, Source, SourceCursor, Table};
+use anabranch_core::{
+    Error, ErrorKind, LogBatch, LogHistory, Phase, Result, Source, SourceCursor, Table,
+};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
 use crate::config::{PostgresConfig, TableName};
 use crate::error::{Context, bug};
+use crate::history::Plan;
+use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
-use crate::publication::{self, Publication, Wanted};
+use crate::publication::{Publication, Wanted};
 use crate::server::Server;
 use crate::session::Session;
-use crate::slot::{Plan, Slot, decide, settle};
 use crate::stats::SourceStats;
 use crate::tls;
 use crate::watchdog::{self, Pulse};
+pub(crate) use plan::Gathered;
 pub(crate) use run::{Item, Run};
 
 /// Batches that wait for the loop: one, so that the next is made while it is written.
@@ -48,6 +52,8 @@ pub struct PostgresSource {
     config: Arc<PostgresConfig>,
     lock: Session,
     known: KnownTables,
+    history: Option<Arc<dyn LogHistory>>,
+    accepted: Vec<Acceptance>,
     stats: Arc<SourceStats>,
     running: Option<Running>,
 }
@@ -100,6 +106,8 @@ impl PostgresSource {
             config: Arc::new(config),
             lock,
             known: KnownTables::default(),
+            history: None,
+            accepted: Vec::new(),
             stats,
             running: None,
         })
@@ -109,6 +117,16 @@ impl PostgresSource {
     /// from there. To be called before the first `seek` if the log is not empty.
     pub fn know(&mut self, tables: impl IntoIterator<Item = Arc<Table>>) {
         tables.into_iter().for_each(|table| self.known.logged(table));
+    }
+
+    /// Whom to ask what the log holds, when the history is not what it was.
+    pub fn remember(&mut self, history: Arc<dyn LogHistory>) {
+        self.history = Some(history);
+    }
+
+    /// What people have accepted.
+    pub fn accept(&mut self, accepted: Vec<Acceptance>) {
+        self.accepted = accepted;
     }
 
     /// Figures of this source; they go on across `seek`.
@@ -138,6 +156,11 @@ impl PostgresSource {
         let config = &self.config;
         let session = Session::open(config).await?;
         let server = Server::read(&session).await?;
+        if let (true, Some(_)) = (server.is_standby, &after) {
+            return Err(Error::new(ErrorKind::Transient, "replicate from this server")
+                .with_source("it is a standby, and not promoted yet")
+                .with_help("promote it, or point [source] url at the primary"));
+        }
         server.require(&config.application_name)?;
         let endpoint = config.endpoint()?;
         let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
@@ -147,17 +170,20 @@ impl PostgresSource {
             .doing(action)?;
         let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
         same_server(&server, identity)?;
-        let names = (config.slot.as_str(), endpoint.database.as_str());
-        let plan = plan(&session, after.as_ref(), identity, names).await?;
+        let facts = (identity, after.as_ref());
+        let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+        let log = (self.history.as_deref(), self.accepted.as_slice());
+        let plan = plan::plan(config, &session, gathered, after.as_ref(), log).await?;
         let (tables, types) = self.tables(&session).await?;
-        self.check_publications(&session, &plan, &tables).await?;
-        if plan == Plan::Stream {
+        self.check_publications(&session, &tables).await?;
+        let begins = matches!(plan, Plan::Begin { .. });
+        if !begins {
             self.require_known(&tables)?;
         }
         let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
             .with_rules(RuleBook::new(config));
         for table in &tables {
-            if plan != Plan::Stream || !catalog.resume(table, &types) {
+            if begins || !catalog.resume(table, &types) {
                 catalog.adopt(table, &types)?;
             }
         }
@@ -173,6 +199,7 @@ impl PostgresSource {
             session,
             replication,
             catalog,
+            history: self.history.clone(),
             durable: Durable::default(),
             pulse: Pulse::default(),
             started: is_started,
@@ -214,21 +241,13 @@ impl PostgresSource {
             ))
     }
 
-    async fn check_publications(
-        &self,
-        session: &Session,
-        plan: &Plan,
-        tables: &[RawTable],
-    ) -> Result<()> {
+    async fn check_publications(&self, session: &Session, tables: &[RawTable]) -> Result<()> {
         for name in self.config.publications() {
             let wanted = Wanted::new(&self.config, &name, tables);
-            match (Publication::read(session, &self.config, &name).await?, plan) {
-                (Some(publication), _) => {
-                    publication.obstacles(&wanted).into_iter().next().map_or(Ok(()), Err)?;
-                }
-                (None, Plan::Begin { .. }) => {}
-                (None, Plan::Stream) => return Err(publication::dropped(&wanted)),
-            }
+            let publication = Publication::read(session, &self.config, &name).await?;
+            let obstacle =
+                publication.and_then(|found| found.obstacles(&wanted).into_iter().next());
+            obstacle.map_or(Ok(()), Err)?;
         }
         Ok(())
     }
@@ -308,46 +327,13 @@ fn same_server(server: &Server, identity: Identity) -> Result<()> {
     if (server.system_id, server.timeline) == (identity.system_id, identity.timeline) {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Config, "read and replicate from one server")
+    // A promotion shows up in one of them first.
+    let promoted = server.system_id == identity.system_id;
+    let kind = if promoted { ErrorKind::Transient } else { ErrorKind::Config };
+    Err(Error::new(kind, "read and replicate from one server")
         .with_source(format!(
             "system {} on timeline {} answers queries, system {} on timeline {} replicates",
             server.system_id, server.timeline, identity.system_id, identity.timeline
         ))
         .with_help("point [source] url at the primary itself, not at a balancer"))
-}
-
-/// Decides about a slot that nobody uses any more. While a predecessor uses it, it moves, with what
-/// that writes to the log after we read it.
-async fn plan(
-    session: &Session,
-    after: Option<&SourceCursor>,
-    identity: Identity,
-    names: (&str, &str),
-) -> Result<Plan> {
-    let (name, _) = names;
-    let slot = Slot::read(session, name).await?;
-    let decided = |slot: Option<&Slot>| decide(after, slot, identity, names);
-    match decided(slot.as_ref()) {
-        // No wait makes it another slot.
-        Err(error) if error.kind() == ErrorKind::Config => return Err(error),
-        Ok(_) | Err(_) => {}
-    }
-    let was_active = slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
-    let slot = wait_until_free(session, slot).await?;
-    settle(decided(slot.as_ref()), was_active, name)
-}
-
-/// The slot once nobody uses it.
-async fn wait_until_free(session: &Session, mut slot: Option<Slot>) -> Result<Option<Slot>> {
-    let began = Instant::now();
-    while let Some(used) = &slot
-        && let Some(error) = used.in_use()
-    {
-        if began.elapsed() > SLOT_WAIT_MAX {
-            return Err(error);
-        }
-        tokio::time::sleep(SLOT_INTERVAL).await;
-        slot = Slot::read(session, &used.name).await?;
-    }
-    Ok(slot)
 }

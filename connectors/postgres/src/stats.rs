@@ -30,6 +30,7 @@ pub struct SourceStats {
     heartbeat_us: AtomicU64,
     /// The heartbeat that is under way.
     heartbeat: Mutex<Option<(Uuid, Instant)>>,
+    repaired: AtomicU64,
 }
 
 impl Default for SourceStats {
@@ -52,6 +53,7 @@ impl Default for SourceStats {
             heartbeats: AtomicU64::default(),
             heartbeat_us: AtomicU64::default(),
             heartbeat: Mutex::default(),
+            repaired: AtomicU64::default(),
         }
     }
 }
@@ -171,6 +173,12 @@ impl SourceStats {
         self.snapshot_rows.load(Ordering::Relaxed)
     }
 
+    /// Rows read again because a branch of the history that is lost had left them in the log.
+    #[must_use]
+    pub fn repaired(&self) -> u64 {
+        self.repaired.load(Ordering::Relaxed)
+    }
+
     /// How long the last heartbeat was under way; `None` before the first one.
     #[must_use]
     pub fn heartbeat_latency(&self) -> Option<Duration> {
@@ -227,6 +235,10 @@ impl SourceStats {
     pub(crate) fn reread(&self, rows: usize, marked: usize) {
         add(&self.rereads, rows);
         add(&self.marked, marked);
+    }
+
+    pub(crate) fn repaired_rows(&self, rows: usize) {
+        add(&self.repaired, rows);
     }
 
     pub(crate) fn copied(&self, rows: usize) {

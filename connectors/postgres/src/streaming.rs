@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{Error, Result, SourceCursor};
+use anabranch_core::{Error, Lsn, Rereads, Result, SourceCursor};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::batch::BatchBuilder;
 use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{PostgresConfig, StreamingMode};
-use crate::error::{Context, lost};
+use crate::error::{Context, history_lost, lost};
 use crate::feed::{Fed, Feed, FeedError};
+use crate::loss::Loss;
 use crate::pgoutput::{self, Logical, Message, PluginOptions};
 use crate::pgwire::WireError;
 use crate::publication;
@@ -41,6 +42,8 @@ pub(crate) struct Streaming {
     assembler: Assembler,
     builder: BatchBuilder,
     reread: Reread,
+    /// How far ahead of their events the re-reads of this history have looked.
+    rereads: Rereads,
     out: mpsc::Sender<Item>,
     /// When the last batch was handed over.
     handed_over: Instant,
@@ -85,6 +88,11 @@ impl Streaming {
         let watchdog = pulse.guard(config.watchdog, socket)?;
         let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone());
         let reread = Reread::new(&config, cursor.seen);
+        let mut rereads = cursor.rereads.clone();
+        if rereads.is_empty() && cursor.seen > Lsn::default() {
+            // A release that kept no list has read again: any event may have been concerned.
+            rereads.add(Lsn::default(), cursor.seen);
+        }
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
         catalog.unlogged().into_iter().for_each(|table| builder.announce(table));
@@ -100,6 +108,7 @@ impl Streaming {
             assembler,
             builder,
             reread,
+            rereads,
             out,
             handed_over: now,
             look_at: now + PUBLICATION_INTERVAL,
@@ -278,15 +287,20 @@ impl Streaming {
 
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
         let mut batch = self.builder.take(&mut self.assembler);
+        let reread_from = batch.reread_from();
         let began = Instant::now();
         let leaves = &mut self.catalog.leaves;
         let outcome = self.reread.fill(&self.session, &mut batch.drafts, leaves).await?;
+        if let Some(from) = reread_from {
+            self.rereads.add(from, self.reread.seen);
+        }
         if outcome.rows > 0 {
             self.stats.reread_took(began.elapsed(), outcome.waited);
         }
         self.stats.reread(outcome.rows, outcome.marked);
         self.builder.learn(outcome.bytes, outcome.values);
-        permit.send(Ok(batch.complete(self.reread.seen, outcome.repairs)));
+        let (seen, repairs) = (self.reread.seen, outcome.repairs);
+        permit.send(Ok(batch.complete(seen, &self.rereads, repairs)));
         self.handed_over = Instant::now();
         Ok(())
     }
@@ -296,8 +310,9 @@ impl Streaming {
         if let FeedError::Wire(WireError::Server(server)) = &error
             && server.code == UNDEFINED_OBJECT
         {
-            let why = format!("{server}: the slot cannot pass the place where it is missing");
-            return lost(action(), why);
+            tracing::error!(%server, "the publication is missing");
+            let (log, end) = (self.builder.confirmed(), self.stats.wal_end());
+            return history_lost(&self.config.slot, Loss::PublicationMissing { log, end });
         }
         error.classify(action())
     }

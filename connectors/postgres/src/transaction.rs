@@ -26,7 +26,9 @@ use parts::Parts;
 /// Reads transactions in the order of their commits.
 #[derive(Debug)]
 pub(crate) struct Assembler {
+    /// The epoch of what committed just after `begun`.
     epoch: Epoch,
+    begun: Lsn,
     /// Transactions that committed before this are in the log.
     delivered: Lsn,
     /// The transaction that is partly in the log.
@@ -38,6 +40,7 @@ pub(crate) struct Assembler {
 /// The transaction that is being read.
 #[derive(Debug)]
 struct Open {
+    epoch: Epoch,
     transaction: Arc<Transaction>,
     /// The ordinal of the last row or TRUNCATE.
     ordinal: u64,
@@ -82,7 +85,8 @@ pub(crate) enum Step {
 impl Assembler {
     /// Goes on after `delivered`, within `split` if that is set.
     pub(crate) fn new(epoch: Epoch, delivered: Lsn, split: Option<Split>) -> Self {
-        Self { epoch, delivered, resumed: split, open: None, writer: RowWriter::default() }
+        let writer = RowWriter::default();
+        Self { epoch, begun: delivered, delivered, resumed: split, open: None, writer }
     }
 
     /// Whether a transaction has begun that has not committed yet.
@@ -157,15 +161,10 @@ impl Assembler {
         if self.open.is_some() {
             return Err(bug("read the stream", format!("transaction {lsn} begins in another")));
         }
-        if lsn >= Lsn::VERSION_LIMIT {
-            return Err(lost(
-                "number the change at ".to_owned() + &lsn.to_string(),
-                format!(
-                    "versions end at {}, and a new epoch begins with a snapshot",
-                    Lsn::VERSION_LIMIT
-                ),
-            ));
-        }
+        let epoch = self.epoch.at(self.begun, lsn).ok_or_else(|| {
+            let why = "256 epochs have begun in this log, and its versions can tell no more apart";
+            lost(format!("number the changes at {lsn}"), why)
+        })?;
         let resumed = match self.resumed.take() {
             Some(split) if split.commit_lsn == lsn => Some(split),
             Some(split) if split.commit_lsn > lsn && lsn < self.delivered => {
@@ -185,6 +184,7 @@ impl Assembler {
         let transaction =
             Transaction { xid: begin.xid, commit_lsn: lsn, commit_us: begin.commit_us };
         self.open = Some(Open {
+            epoch,
             transaction: Arc::new(transaction),
             ordinal: 0,
             skip_to,
@@ -215,7 +215,6 @@ impl Assembler {
     }
 
     fn truncate(&mut self, oids: &[u32], catalog: &Catalog, drafts: &mut Vec<Draft>) -> Result<()> {
-        let epoch = self.epoch;
         let Some(open) = self.count()? else { return Ok(()) };
         for relation in oids.iter().filter_map(|oid| catalog.relation(*oid)) {
             let part = open.parts.truncate(relation.table.oid).ok_or_else(|| {
@@ -224,7 +223,7 @@ impl Assembler {
                     format!("transaction {} has too many parts", open.transaction.xid),
                 )
             })?;
-            let event = open.event(epoch, relation, part, Change::Truncate);
+            let event = open.event(relation, part, Change::Truncate);
             drafts.push(Draft { event, missing: None });
         }
         Ok(())
@@ -236,7 +235,6 @@ impl Assembler {
         (op, old, new): (Op, Option<OldTuple>, Option<Tuple>),
         drafts: &mut Vec<Draft>,
     ) -> Result<()> {
-        let epoch = self.epoch;
         if self.count()?.is_none() {
             return Ok(());
         }
@@ -246,25 +244,25 @@ impl Assembler {
             return Ok(());
         }
         let part = open.parts.row(relation.table.oid, relation.table.version);
-        let position = open.position(epoch);
+        let position = open.position();
         let row = RowChange::admitted(relation, (op, old, new), position)?;
         row.changes(&mut self.writer, |change, missing| {
-            let event = open.event(epoch, relation, part, change);
+            let event = open.event(relation, part, change);
             drafts.push(Draft { event, missing });
         })
     }
 }
 
 impl Open {
-    fn position(&self, epoch: Epoch) -> Position {
+    fn position(&self) -> Position {
         let commit_lsn = self.transaction.commit_lsn;
-        Position { epoch, commit_lsn, ordinal: self.ordinal }
+        Position { epoch: self.epoch, commit_lsn, ordinal: self.ordinal }
     }
 
-    fn event(&self, epoch: Epoch, relation: &Relation, part: u8, change: Change) -> Event {
+    fn event(&self, relation: &Relation, part: u8, change: Change) -> Event {
         Event {
             table: Arc::clone(&relation.table),
-            position: self.position(epoch),
+            position: self.position(),
             part,
             transaction: Arc::clone(&self.transaction),
             change,

@@ -12,6 +12,7 @@ mod clusters;
 mod columns;
 mod connection;
 mod costs;
+mod failover;
 mod guard;
 mod handover;
 mod keys;

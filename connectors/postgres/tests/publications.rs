@@ -33,7 +33,10 @@ async fn a_publication_made_again_while_it_is_read_is_lost() {
     let error = failure(follower).await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     let report = error.report();
-    assert!(report.contains("publication") && report.contains("teardown"), "{report}");
+    assert!(
+        report.contains("publication") && report.contains("source accept --snapshot"),
+        "{report}"
+    );
     database.drop().await;
 }
 

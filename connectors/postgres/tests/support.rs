@@ -3,6 +3,7 @@
 mod cluster;
 mod database;
 mod follower;
+mod log;
 mod walsender;
 
 pub(crate) use cluster::Cluster;

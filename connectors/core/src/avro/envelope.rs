@@ -126,7 +126,7 @@ fn milliseconds(microseconds: i64) -> i64 {
     microseconds.div_euclid(1000)
 }
 
-/// LSNs end at `Lsn::VERSION_LIMIT` and ordinals at what a transaction can hold: both fit.
+/// 256 epochs of 4 PiB bound the LSN, what a transaction can hold the ordinal: both fit.
 fn saturating(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

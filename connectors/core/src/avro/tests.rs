@@ -319,9 +319,6 @@ fn what_no_table_of_ours_says_is_rejected() {
     assert!(report(&decimals, &[2, 2], &value(&[2, 0])).contains("follow"), "a longer key");
     let texts = two_columns(ColumnType::Text);
     assert!(report(&texts, &[2], &encode(&upsert(&texts, &[2, 2, 2, 0xFF]))).contains("UTF-8"));
-    let mut beyond = upsert(&texts, &[2, 0]);
-    beyond.position.commit_lsn = crate::Lsn::VERSION_LIMIT;
-    assert!(report(&texts, &[2], &encode(&beyond)).contains("position"));
     let unknown = encode(&upsert(&texts, &[2, 0])).into_iter().map(|byte| match byte {
         b'c' => b'm',
         byte => byte,

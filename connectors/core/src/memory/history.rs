@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::{key, table};
 use crate::{
-    CURSOR_FORMAT, Change, Epoch, Event, LogBatch, Lsn, Op, Phase, Position, Result, Source,
-    SourceCursor, Split, TRUNCATE_PARTS, Transaction,
+    CURSOR_FORMAT, Change, Epoch, Event, LogBatch, Lsn, Op, Phase, Position, Rereads, Result,
+    Source, SourceCursor, Split, TRUNCATE_PARTS, Transaction,
 };
 
 /// Rows of a transaction that share a part: few, so that small tests have several.
@@ -71,6 +71,8 @@ impl MemoryHistory {
             confirm: Lsn(0),
             seen: Lsn(0),
             split: None,
+            rereads: Rereads::default(),
+            fork: None,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anabranch_core::avro::write;
 use anabranch_core::{
     Batch, CURSOR_FORMAT, Change, Column, ColumnType, Epoch, Event, LogBatch, Lsn, Op, Phase,
-    Position, RowOp, Sink as _, Source as _, SourceCursor, StoreCursor, Table, Transaction,
-    Version,
+    Position, Rereads, RowOp, Sink as _, Source as _, SourceCursor, StoreCursor, Table,
+    Transaction, Version,
 };
 use anabranch_kafka::{
     Group, GroupEvent, KafkaConfig, Limits, LogSink, Names, Registry, RegistryConfig, TopicSource,
@@ -205,6 +205,8 @@ impl Fake {
             confirm: Lsn(self.lsn),
             seen: Lsn(0),
             split: None,
+            rereads: Rereads::default(),
+            fork: None,
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
         "lost" => findings.block(
             subject,
             format!("{name} was invalidated: its WAL is gone"),
-            "run `anabranch teardown`, then start again",
+            "`anabranch source accept` shows the ways on",
         ),
         "unreserved" => findings.risk(
             subject,

@@ -130,6 +130,13 @@ impl ReplicationConnection {
         identity().ok_or(WireError::Malformed("IDENTIFY_SYSTEM"))
     }
 
+    /// The history file of the server's `timeline`: where the timelines ended that it descends from.
+    pub(crate) async fn timeline_history(&mut self, timeline: u32) -> Result<String, WireError> {
+        let rows = self.query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        let content = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
+        content.ok_or(WireError::Malformed("TIMELINE_HISTORY"))
+    }
+
     /// Creates `slot` and exports the snapshot of its consistent point, which lives until the next
     /// command on this connection. Returns the point and the snapshot's name.
     pub(crate) async fn create_slot(

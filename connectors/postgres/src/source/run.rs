@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use anabranch_core::{
-    CURSOR_FORMAT, Epoch, Error, ErrorKind, LogBatch, Lsn, Phase, Result, SourceCursor,
+    CURSOR_FORMAT, Epoch, Error, ErrorKind, LogBatch, LogHistory, Lsn, Phase, Rereads, Result,
+    SourceCursor,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
-use crate::error::{bug, lost};
+use crate::error::{Context, bug};
+use crate::history::Plan;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::session::Session;
-use crate::slot::Plan;
-use crate::snapshot;
+use crate::slot::Slot;
 use crate::stats::SourceStats;
 use crate::streaming::Streaming;
 use crate::watchdog::Pulse;
+use crate::{repair, snapshot};
 
 /// What a run hands over: a batch, or the error that ended it.
 pub(crate) type Item = Result<(LogBatch, SourceCursor)>;
@@ -35,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) session: Session,
     pub(crate) replication: ReplicationConnection,
     pub(crate) catalog: Catalog,
+    /// The log, to ask what it was given.
+    pub(crate) history: Option<Arc<dyn LogHistory>>,
     pub(crate) durable: Durable,
     pub(crate) pulse: Pulse,
     pub(crate) started: watch::Receiver<bool>,
@@ -57,7 +61,7 @@ impl Run {
     }
 
     async fn go(mut self) -> Result<()> {
-        let cursor = match self.plan {
+        let cursor = match self.plan.clone() {
             Plan::Stream => {
                 let cursor = self.after.take();
                 cursor.ok_or_else(|| bug("go on in the stream", "there is no cursor"))?
@@ -66,18 +70,18 @@ impl Run {
                 let cursor = self.announce(epoch).await?;
                 Box::pin(snapshot::copy(&mut self, cursor)).await?
             }
+            Plan::Turn(cursor) => self.turn(*cursor).await?,
+            Plan::Remake(cursor) => {
+                let confirm = self.remake_slot().await?;
+                self.turn(SourceCursor { confirm, ..*cursor }).await?
+            }
         };
+        let cursor = Box::pin(repair::repair(&mut self, cursor)).await?;
         Box::pin(Streaming::start(self, cursor)).await?.run().await
     }
 
     /// Makes it durable that a history begins, before anything of it exists.
     async fn announce(&mut self, epoch: Epoch) -> Result<SourceCursor> {
-        if self.identity.flushed >= Lsn::VERSION_LIMIT {
-            return Err(lost(
-                "begin a history",
-                format!("the server is at {}, past what versions can hold", self.identity.flushed),
-            ));
-        }
         let cursor = SourceCursor {
             format: CURSOR_FORMAT,
             log: self.after.as_ref().map_or_else(Uuid::new_v4, |after| after.log),
@@ -89,12 +93,33 @@ impl Run {
             confirm: Lsn::default(),
             seen: Lsn::default(),
             split: None,
+            rereads: Rereads::default(),
+            fork: None,
         };
         let batch = LogBatch { tables: self.catalog.tables(), ..LogBatch::default() };
         self.send(batch, cursor.clone()).await?;
         let started = self.started.wait_for(|started| *started).await;
         started.map_err(|_| abandoned())?;
         Ok(cursor)
+    }
+
+    /// Writes the first position record of another epoch, before anything else in it.
+    async fn turn(&self, cursor: SourceCursor) -> Result<SourceCursor> {
+        let SourceCursor { epoch, timeline, confirm, .. } = &cursor;
+        tracing::warn!(epoch = epoch.0, timeline, %confirm, "another epoch of the history begins");
+        self.send(LogBatch::default(), cursor.clone()).await?;
+        Ok(cursor)
+    }
+
+    /// Makes the slot anew for a history with a gap. If we are killed before the log knows, the gap
+    /// is found again, as one of a slot that is ahead.
+    async fn remake_slot(&mut self) -> Result<Lsn> {
+        let name = self.config.slot.clone();
+        if let Some(slot) = Slot::read(&self.session, &name).await? {
+            slot.drop(&self.session).await?;
+        }
+        let created = self.replication.create_slot(&name, self.server_version).await;
+        created.map(|(point, _)| point).doing(|| format!("create slot {name}"))
     }
 
     pub(crate) async fn send(&self, batch: LogBatch, cursor: SourceCursor) -> Result<()> {

@@ -250,9 +250,20 @@ fn a_split_transaction_that_does_not_come_is_lost() {
 }
 
 #[test]
-fn an_lsn_past_the_version_field_is_named() {
-    let mut run = Run::new(0, None);
-    let error = run.push(&begin_message(Lsn::VERSION_LIMIT.0, 9)).unwrap_err();
+fn an_lsn_past_the_version_field_begins_an_epoch() {
+    let limit = Lsn::VERSION_LIMIT.0;
+    let row = row_message(b'I', OID, &[(b'N', &[Some("1"), Some("x")])]);
+    let mut run = Run::new(limit - 0x100, None);
+    let first = run.drafts.len();
+    for (lsn, epoch) in [(limit - 0x100, 1), (limit + 0x40, 2), (limit + 0x80, 2)] {
+        run.begin(lsn);
+        run.push(&row).unwrap();
+        run.push(&commit_message(lsn, lsn + 0x28)).unwrap();
+        assert_eq!(run.drafts.last().unwrap().event.position.epoch, Epoch(epoch), "{lsn:x}");
+    }
+    let versions: Vec<_> = run.drafts[first..].iter().map(|draft| draft.event.version()).collect();
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    let error = run.push(&begin_message(256 * limit, 9)).unwrap_err();
     assert_eq!(error.kind(), anabranch_core::ErrorKind::Lost);
 }
 

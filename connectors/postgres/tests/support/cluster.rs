@@ -193,6 +193,45 @@ impl Cluster {
         std::fs::rename(backup.path().join("data"), self.data()).unwrap();
     }
 
+    /// Whether slots survive a failover by themselves: from PostgreSQL 17 on.
+    pub(crate) async fn syncs_slots(&self) -> bool {
+        let sql = "select current_setting('server_version_num')::int >= 170000";
+        self.text(sql).await == "t"
+    }
+
+    /// Gives a standby the logical slot `slot` of this primary: by synchronisation, before 17 by its
+    /// file. `false` if the slot is not where it can be synchronised: just behind a standby snapshot,
+    /// and no transaction has begun since.
+    pub(crate) async fn carry_slot(&self, slot: &str, standby: &mut Self) -> bool {
+        if self.syncs_slots().await {
+            // It says why it cannot, for example that the standby is behind.
+            let sync = "select pg_sync_replication_slots()";
+            drop(standby.connect().await.batch_execute(sync).await);
+            let ready = "select synced and not temporary from pg_replication_slots";
+            return standby.text(&format!("{ready} where slot_name = '{slot}'")).await == "t";
+        }
+        self.run("checkpoint").await;
+        standby.stop().await;
+        let place = |cluster: &Self| cluster.data().join("pg_replslot");
+        let (from, to) = (place(self).join(slot), place(standby));
+        must(Command::new("cp").arg("-a").arg(from).arg(to).output().unwrap());
+        standby.start().await;
+        true
+    }
+
+    /// Lets a standby follow another primary.
+    pub(crate) async fn follow(&self, primary: &Self) {
+        let address =
+            format!("'host=127.0.0.1 port={} user=postgres dbname=postgres'", primary.port);
+        self.set(&[("primary_slot_name", "''"), ("primary_conninfo", &address)]).await;
+    }
+
+    /// Takes a standby off its primary.
+    pub(crate) async fn cut_off(&self) {
+        self.set(&[("primary_conninfo", "''")]).await;
+        self.wait_for("select not exists (select from pg_stat_wal_receiver)").await;
+    }
+
     /// Makes a standby a primary, on a timeline of its own.
     pub(crate) async fn promote(&self) {
         assert_eq!(self.text("select pg_promote()").await, "t", "{}", self.log());

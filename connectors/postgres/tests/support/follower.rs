@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_core::{
-    Change, Event, LogBatch, Op, Phase, Position, Repair, Result, Source, SourceCursor, Table,
+    Change, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, Source, SourceCursor, Table,
     Version,
 };
-use anabranch_postgres::PostgresSource;
+use anabranch_postgres::{Acceptance, PostgresSource};
 use bytes::Bytes;
 
+use super::log::Log;
 use super::{DEADLINE, Database};
 
 /// A log and a store in memory: what a target would hold, with its cursor.
@@ -21,6 +22,8 @@ pub(crate) struct Replica {
     pub(crate) tables: BTreeMap<(u32, u32), Arc<Table>>,
     /// By table and key: the version of the last change, and the row if there is one.
     pub(crate) rows: BTreeMap<(u32, Bytes), (Version, Option<Bytes>)>,
+    /// What the source may ask the log.
+    pub(crate) log: Arc<Log>,
     last: Option<(Position, bool)>,
 }
 
@@ -30,6 +33,7 @@ impl Replica {
         for table in batch.tables {
             self.tables.insert((table.oid, table.version), table);
         }
+        self.log.append(&batch.events, &cursor);
         for event in batch.events {
             let known = self.tables.get(&(event.table.oid, event.table.version));
             assert_eq!(known, Some(&event.table), "every table is announced first");
@@ -76,6 +80,19 @@ impl Replica {
             rows: self.rows.clone(),
             repairs: self.repairs.clone(),
             last: self.last,
+            log: Arc::new(self.log.copy()),
+        }
+    }
+
+    /// Another instance's view of the same log.
+    pub(crate) fn twin(&self) -> Self {
+        Self {
+            cursor: self.cursor.clone(),
+            tables: self.tables.clone(),
+            rows: self.rows.clone(),
+            last: self.last,
+            log: Arc::clone(&self.log),
+            ..Self::default()
         }
     }
 
@@ -111,7 +128,21 @@ impl Follower {
     }
 
     pub(crate) async fn try_start(database: &Database, replica: Replica) -> Result<Self> {
+        replica.log.stands_at(replica.cursor.clone());
+        Self::accepting(database, replica, Vec::new()).await
+    }
+
+    /// The same, where people have accepted something. The log stands where it stands, whatever the
+    /// replica believes.
+    pub(crate) async fn accepting(
+        database: &Database,
+        replica: Replica,
+        accepted: Vec<Acceptance>,
+    ) -> Result<Self> {
         let mut source = PostgresSource::open(database.config.clone()).await?;
+        let log: Arc<Log> = Arc::clone(&replica.log);
+        source.remember(log);
+        source.accept(accepted);
         source.know(replica.tables.values().cloned());
         source.seek(replica.cursor.clone()).await?;
         Ok(Self { source, replica })
@@ -140,7 +171,11 @@ impl Follower {
     pub(crate) async fn catch_up(&mut self, database: &Database) {
         // A record of its own ends the wait even where nothing else is written.
         let now = database.text("select pg_logical_emit_message(true, 'test', '')").await;
-        let target = now.parse().unwrap();
+        self.reach(now.parse().unwrap()).await;
+    }
+
+    /// Follows until the replica stands at `target` or beyond.
+    pub(crate) async fn reach(&mut self, target: Lsn) {
         loop {
             let cursor = self.replica.cursor.as_ref();
             if cursor.is_some_and(|at| at.phase == Phase::Streaming && at.confirm >= target) {

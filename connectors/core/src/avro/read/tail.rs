@@ -68,7 +68,7 @@ impl<'a> Tail<'a> {
         let ordinal = u64::try_from(self.ordinal).ok()?;
         let part = u8::try_from(self.part).ok()?;
         let position = Position { epoch, commit_lsn, ordinal };
-        (commit_lsn < Lsn::VERSION_LIMIT).then_some((position, part))
+        Some((position, part))
     }
 }
 

@@ -1,0 +1,78 @@
+//! What a person may accept: finds what keeps a source from going on, and changes nothing.
+
+use anabranch_core::{Error, Result, SourceCursor};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use tokio_postgres::error::SqlState;
+
+use crate::config::PostgresConfig;
+use crate::error::{Context, history_lost};
+use crate::history::Decision;
+use crate::loss::{Gap, Loss, WayOn};
+use crate::pgwire::ReplicationConnection;
+use crate::session::Session;
+use crate::source::Gathered;
+use crate::tls;
+
+/// What keeps a source from going on.
+#[derive(Debug)]
+pub struct Diagnosis {
+    /// The finding, to be accepted as it is.
+    pub gap: Gap,
+    /// The error that the daemon stands still with.
+    pub error: Error,
+    /// The ways on that there are.
+    pub ways: Vec<WayOn>,
+}
+
+/// Looks at what keeps the source from going on after `after`, the log's position; `None` if nothing
+/// does.
+///
+/// # Errors
+///
+/// `Transient` if the server cannot be reached or somebody reads the slot right now, `Config` if its
+/// answer is wrong.
+pub async fn diagnose(config: &PostgresConfig, after: &SourceCursor) -> Result<Option<Diagnosis>> {
+    let session = Session::open(config).await?;
+    let endpoint = config.endpoint()?;
+    let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
+    let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
+    let mut replication = ReplicationConnection::open(&endpoint, &config.application_name, tls)
+        .await
+        .doing(action)?;
+    let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
+    let facts = (identity, Some(after));
+    let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+    if let Some(error) = gathered.in_use() {
+        return Err(error);
+    }
+    let facts = gathered.facts(config, Some(after));
+    let loss = match facts.decide()? {
+        Decision::Lost(loss) => loss,
+        Decision::Go(_) if is_unpassable(&session, config).await? => {
+            Loss::PublicationMissing { log: after.confirm, end: identity.flushed }
+        }
+        Decision::Go(_) => return Ok(None),
+    };
+    let gap = Gap::new(after, facts.slot, identity, &loss);
+    let mut ways = vec![WayOn::Snapshot, WayOn::Gap];
+    ways.retain(|way| facts.accept(&loss, *way).is_some());
+    Ok(Some(Diagnosis { gap, error: history_lost(&config.slot, loss), ways }))
+}
+
+/// Whether the slot stands before a place where the publication did not exist. Peeks at the first
+/// change after it, which moves nothing.
+async fn is_unpassable(session: &Session, config: &PostgresConfig) -> Result<bool> {
+    let names: Vec<String> =
+        config.publications().iter().map(|name| escape_identifier(name)).collect();
+    let sql = format!(
+        "select from pg_logical_slot_peek_binary_changes({}, null, 1, 'proto_version', '1', \
+         'publication_names', {}) limit 1",
+        escape_literal(&config.slot),
+        escape_literal(&names.join(",")).trim_start()
+    );
+    match session.batch_execute(&sql).await {
+        Ok(()) => Ok(false),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(true),
+        Err(error) => Err(error).doing(|| format!("look into slot {}", config.slot)),
+    }
+}

@@ -1,0 +1,280 @@
+//! Reads again what a lost branch of the history has left in the log.
+//!
+//! ```text
+//! log, backwards ──▶ keys ──▶ one snapshot of the server ──▶ found: op r · not found: op d
+//!                └─▶ TRUNCATE, too many keys ──▶ op t, then the whole table
+//! ```
+//!
+//! The rows stand in the new epoch, just below the point from which the stream goes on. *Why that is
+//! right:* they are above everything that the log had. The snapshot sees every transaction before
+//! that point, for the server has recovered them all; whatever newer it sees comes again in the
+//! stream, above them, and is certain to come, for nothing is handed over before the server has
+//! flushed all that was there to be seen.
+//!
+//! *Why it may be killed at any point:* its first position record says, in the new epoch, what is to
+//! be repaired, and its last one that it is done. What is begun again in between begins at the front,
+//! in the same epoch, with the next ordinals. A row may come twice with one version then, and the two
+//! differ only by what the stream brings again. If the server was replaced meanwhile, its history is
+//! another fork: another epoch, with the same keys and those of the rows below.
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
+use std::sync::Arc;
+
+use anabranch_core::{
+    Delivered, Error, ErrorKind, LogBatch, Lsn, Position, Result, SourceCursor, Table,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+use crate::catalog::{RawTable, Relation, load_by_name};
+use crate::copying::Copying;
+use crate::error::{Context, bug};
+use crate::key_text::key_texts;
+use crate::reread::wait_for_flush;
+use crate::session::Session;
+use crate::snapshot::{copy_sql, from, was_rewritten};
+use crate::source::Run;
+
+/// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
+const KEYS_MAX: usize = 500;
+/// Rewrites that may come between the snapshot and the locks before we give up for now.
+const ATTEMPTS_MAX: usize = 10;
+
+/// What is to be read again of a table.
+type Ghosts = HashMap<u32, Delivered>;
+
+/// Repairs what the position record says, and returns the cursor of the stream that follows.
+pub(crate) async fn repair(run: &mut Run, cursor: SourceCursor) -> Result<SourceCursor> {
+    let Some(wanted) = cursor.fork else { return Ok(cursor) };
+    let history = run.history.clone();
+    let history = history.ok_or_else(|| bug("repair a fork", "the log cannot be asked"))?;
+    let tables = run.catalog.tables();
+    let delivered = history.delivered(&tables, (wanted.epoch, wanted.since)).await?;
+    let is_ghost = |found: &Delivered| *found != Delivered::nothing();
+    let pairs = tables.iter().map(|table| table.oid).zip(delivered);
+    let ghosts: Ghosts = pairs.filter(|(_, found)| is_ghost(found)).collect();
+    let cursor = if ghosts.is_empty() { cursor } else { read_again(run, cursor, ghosts).await? };
+    let cursor = SourceCursor { fork: None, ..cursor };
+    run.send(LogBatch::default(), cursor.clone()).await?;
+    Ok(cursor)
+}
+
+/// A session in a snapshot, with the tables locked and checked.
+struct Opened {
+    session: Session,
+    began_us: i64,
+    tables: Vec<RawTable>,
+}
+
+async fn read_again(
+    run: &mut Run,
+    mut cursor: SourceCursor,
+    ghosts: Ghosts,
+) -> Result<SourceCursor> {
+    let opened = open(run, &ghosts).await?;
+    // The snapshot was taken before, so this covers all that it sees.
+    let seen = wait_for_flush(&run.session).await?;
+    let before = cursor.confirm.before();
+    cursor.seen = cursor.seen.max(seen);
+    cursor.rereads.add(before, seen);
+    let ordinal = cursor.fork.map_or(0, |fork| fork.rows);
+    let position = Position { epoch: cursor.epoch, commit_lsn: before, ordinal };
+    let rows = Copying::new(position, opened.began_us, run.catalog.unlogged());
+    let mut repairing = Repairing { run, cursor, rows };
+    for table in &opened.tables {
+        let name = table.full_name();
+        match ghosts.get(&table.oid) {
+            Some(Delivered::Keys(keys)) => {
+                tracing::warn!(
+                    table = name,
+                    rows = keys.len(),
+                    "reading rows of a lost branch again"
+                );
+                repairing.rows_of(&opened.session, table, keys).await?;
+            }
+            Some(Delivered::Unbounded) => {
+                tracing::warn!(table = name, "copying a table of a lost branch again");
+                repairing.whole(&opened.session, table).await?;
+            }
+            None => {}
+        }
+    }
+    repairing.hand_over().await?;
+    Ok(repairing.cursor)
+}
+
+async fn open(run: &mut Run, ghosts: &Ghosts) -> Result<Opened> {
+    let action = || "open a snapshot for a repair".to_owned();
+    let session = Session::open(&run.config).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        let begin = "begin isolation level repeatable read read only";
+        session.batch_execute(begin).await.doing(action)?;
+        let (mut tables, types) = load_by_name(&session, &run.config).await?;
+        tables.retain(|table| ghosts.contains_key(&table.oid));
+        let locked: Vec<String> = tables.iter().map(from).collect();
+        let lock = format!("lock table {} in access share mode", locked.join(", "));
+        session.batch_execute(&lock).await.doing(action)?;
+        if tables.len() == ghosts.len() && !was_rewritten(&session, &tables).await? {
+            for table in &tables {
+                run.catalog.adopt(table, &types)?;
+            }
+            let query = "select (extract(epoch from now()) * 1000000)::int8";
+            let row = session.query_one(query, &[]).await;
+            let began_us = row.and_then(|row| row.try_get(0)).doing(action)?;
+            return Ok(Opened { session, began_us, tables });
+        }
+        session.batch_execute("rollback").await.doing(action)?;
+    }
+    Err(Error::new(ErrorKind::Transient, action()).with_source("tables were rewritten each time"))
+}
+
+/// The repair under way.
+struct Repairing<'a> {
+    run: &'a Run,
+    cursor: SourceCursor,
+    rows: Copying,
+}
+
+impl Repairing<'_> {
+    async fn whole(&mut self, session: &Session, table: &RawTable) -> Result<()> {
+        let relation = self.relation(table)?;
+        self.rows.position.ordinal += 1;
+        self.rows.clear(Arc::clone(&relation.table));
+        self.copy(session, &copy_sql(table, &relation, None), &relation).await.map(drop)
+    }
+
+    async fn rows_of(
+        &mut self,
+        session: &Session,
+        table: &RawTable,
+        keys: &BTreeSet<Bytes>,
+    ) -> Result<()> {
+        let relation = self.relation(table)?;
+        if relation.is_append_only() {
+            return self.take_back(&relation, keys);
+        }
+        if has_masked_key(&relation) {
+            return self.whole(session, table).await;
+        }
+        let texts: Option<Vec<_>> =
+            keys.iter().map(|key| Some((key, key_texts(&relation.table, key)?))).collect();
+        // A key that cannot be looked for is among all of them.
+        let Some(texts) = texts else { return self.whole(session, table).await };
+        for chunk in texts.chunks(KEYS_MAX) {
+            let wanted: Vec<&Vec<String>> = chunk.iter().map(|(_, texts)| texts).collect();
+            let condition = condition(table, &relation.table, &wanted)
+                .ok_or_else(|| bug("repair a fork", "a column of a key is not in the catalog"))?;
+            let found = self
+                .copy(session, &copy_sql(table, &relation, Some(&condition)), &relation)
+                .await?;
+            for (key, _) in chunk {
+                if !found.contains(*key) {
+                    self.rows.gone(&relation.table, Bytes::clone(key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A row of an append-only table has its position for a key: what stands beyond the point where
+    /// the stream goes on is not there, and what stands before it is as it was.
+    fn take_back(&mut self, relation: &Arc<Relation>, keys: &BTreeSet<Bytes>) -> Result<()> {
+        let split = self.cursor.split.as_ref().map(|split| split.commit_lsn);
+        for key in keys {
+            let position =
+                key_texts(&relation.table, key).and_then(|texts| append_position(&texts));
+            let lsn = position.ok_or_else(|| bug("repair a fork", "a key is no position"))?;
+            if lsn >= self.cursor.confirm && Some(lsn) != split {
+                self.rows.gone(&relation.table, Bytes::clone(key));
+            }
+        }
+        Ok(())
+    }
+
+    fn relation(&self, table: &RawTable) -> Result<Arc<Relation>> {
+        let relation = self.run.catalog.relation(table.oid).cloned();
+        relation.ok_or_else(|| bug("repair a fork", "a table is not in the catalog"))
+    }
+
+    /// Copies rows, and returns their keys.
+    async fn copy(
+        &mut self,
+        session: &Session,
+        sql: &str,
+        relation: &Arc<Relation>,
+    ) -> Result<BTreeSet<Bytes>> {
+        let action = || format!("read rows of {} again", relation.table.full_name());
+        let mut keys = BTreeSet::new();
+        let mut lines = pin!(session.copy_out(sql).await.doing(action)?);
+        while let Some(line) = lines.next().await {
+            let key = self.rows.row(relation, &line.doing(action)?)?;
+            // Of a whole table nobody asks for them.
+            if keys.len() < KEYS_MAX {
+                keys.insert(key);
+            }
+            if self.rows.bytes() >= self.run.config.batch_bytes_max {
+                self.hand_over().await?;
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn hand_over(&mut self) -> Result<()> {
+        let batch = self.rows.take();
+        self.run.stats.repaired_rows(batch.events.len());
+        // No two batches have one cursor: by it the log knows whether a batch is durable.
+        if let Some(fork) = &mut self.cursor.fork {
+            fork.rows = self.rows.position.ordinal;
+        }
+        self.run.send(batch, self.cursor.clone()).await
+    }
+}
+
+/// Whether a row cannot be looked for by the key that the log has of it.
+fn has_masked_key(relation: &Relation) -> bool {
+    const PROBE: &[u8] = b"1";
+    relation.table.key.iter().any(|place| relation.mask(*place, PROBE).as_ref() != PROBE)
+}
+
+/// The commit LSN in the key of an append-only row.
+fn append_position(texts: &[String]) -> Option<Lsn> {
+    let [text] = texts else { return None };
+    let lsn = text.split('-').nth(1)?;
+    u64::from_str_radix(lsn, 16).ok().map(Lsn)
+}
+
+/// `(id, region) in (values ('1'::integer, 'eu'::text), ..)`.
+fn condition(raw: &RawTable, table: &Table, keys: &[&Vec<String>]) -> Option<String> {
+    let columns: Option<Vec<_>> =
+        table.key_columns().map(|column| raw.column(column.attnum)).collect();
+    let columns = columns?;
+    let names: Vec<String> = columns.iter().map(|column| escape_identifier(&column.name)).collect();
+    let row = |texts: &&Vec<String>| {
+        let pairs = texts.iter().zip(&columns);
+        let values =
+            pairs.map(|(text, column)| format!("{}::{}", escape_literal(text), column.type_name));
+        format!("({})", values.collect::<Vec<_>>().join(", "))
+    };
+    let rows: Vec<String> = keys.iter().map(row).collect();
+    Some(format!("(({}) in (values {}))", names.join(", "), rows.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::raw_orders;
+    use crate::catalog::{Catalog, KnownTables, Types};
+
+    #[test]
+    fn keys_become_a_condition() {
+        let raw = raw_orders();
+        let mut catalog = Catalog::new(vec![], KnownTables::default());
+        let relation = catalog.adopt(&raw, &Types::default()).unwrap();
+        let (one, other) = (vec!["1".to_owned()], vec!["it's".to_owned()]);
+        let condition = condition(&raw, &relation.table, &[&one, &other]).unwrap();
+        let name = &raw.columns[0].type_name;
+        assert_eq!(condition, format!("((\"id\") in (values ('1'::{name}), ('it''s'::{name})))"));
+    }
+}

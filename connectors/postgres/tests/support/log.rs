@@ -1,0 +1,66 @@
+//! What a replica's log remembers, for a source that asks.
+
+use std::sync::{Arc, Mutex};
+
+use anabranch_core::{
+    Answer, Change, Delivered, Epoch, Event, LogHistory, Lsn, SourceCursor, Table,
+};
+
+/// The events of a log and its position, shared with the source that writes it.
+#[derive(Debug, Default)]
+pub(crate) struct Log(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    position: Option<SourceCursor>,
+    events: Vec<Event>,
+}
+
+impl Log {
+    pub(super) fn append(&self, events: &[Event], position: &SourceCursor) {
+        let mut state = self.0.lock().unwrap();
+        state.events.extend_from_slice(events);
+        state.position = Some(position.clone());
+    }
+
+    /// Another log that holds the same.
+    pub(super) fn copy(&self) -> Self {
+        let state = self.0.lock().unwrap();
+        let (position, events) = (state.position.clone(), state.events.clone());
+        Self(Mutex::new(State { position, events }))
+    }
+
+    /// Says where it stands, for tests that move it.
+    pub(crate) fn stands_at(&self, position: Option<SourceCursor>) {
+        self.0.lock().unwrap().position = position;
+    }
+}
+
+impl LogHistory for Log {
+    fn position(&self) -> Answer<'_, Option<SourceCursor>> {
+        let position = self.0.lock().unwrap().position.clone();
+        Box::pin(async { Ok(position) })
+    }
+
+    fn delivered<'a>(
+        &'a self,
+        tables: &'a [Arc<Table>],
+        since: (Epoch, Lsn),
+    ) -> Answer<'a, Vec<Delivered>> {
+        let state = self.0.lock().unwrap();
+        let of_table = |table: &Arc<Table>| {
+            let mut delivered = Delivered::nothing();
+            for event in state.events.iter().filter(|event| event.table.oid == table.oid) {
+                let at = (event.position.epoch, event.position.commit_lsn);
+                match &event.change {
+                    Change::Row { key, .. } if at >= since => delivered.add(key.clone()),
+                    Change::Truncate if at >= since => delivered = Delivered::Unbounded,
+                    Change::Row { .. } | Change::Truncate => {}
+                }
+            }
+            delivered
+        };
+        let delivered = tables.iter().map(of_table).collect();
+        Box::pin(async { Ok(delivered) })
+    }
+}
