@@ -19,6 +19,7 @@ mod keys;
 mod lost;
 mod messages;
 mod order;
+mod partitions;
 mod positions;
 mod publications;
 mod rereads;

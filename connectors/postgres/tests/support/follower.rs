@@ -96,6 +96,11 @@ impl Replica {
         }
     }
 
+    /// The same where an earlier position record is the last one: what came since comes again.
+    pub(crate) fn back_at(self, cursor: Option<SourceCursor>) -> Self {
+        Self { cursor, last: None, ..self }
+    }
+
     /// The rows that are there.
     pub(crate) fn present(&self) -> BTreeMap<(u32, Bytes), Bytes> {
         let row = |(key, (_, row)): (&(u32, Bytes), &(Version, Option<Bytes>))| {
