@@ -58,8 +58,7 @@ fn some(value: Value) -> Option<Value> {
 
 /// Every committed record of `topic`, in the order of each partition.
 pub async fn read_topic(topic: &str) -> Vec<Record> {
-    let topic = topic.to_owned();
-    let raw = tokio::task::spawn_blocking(move || read_raw(&topic)).await.unwrap();
+    let raw = raw_records(topic).await;
     let mut schemas = HashMap::new();
     let mut records = Vec::new();
     for (key, value) in raw {
@@ -94,7 +93,14 @@ pub async fn topics(prefix: &str) -> Vec<String> {
     listed.await.unwrap()
 }
 
-type Raw = (Option<Vec<u8>>, Vec<u8>);
+/// Key and value of a record, as they lie in Kafka; a tombstone's value is empty.
+pub type Raw = (Option<Vec<u8>>, Vec<u8>);
+
+/// Every committed record of `topic`.
+pub async fn raw_records(topic: &str) -> Vec<Raw> {
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || read_raw(&topic)).await.unwrap()
+}
 
 fn read_raw(topic: &str) -> Vec<Raw> {
     let consumer: BaseConsumer = ClientConfig::new()
@@ -116,8 +122,10 @@ fn read_raw(topic: &str) -> Vec<Raw> {
     while ended < count {
         match consumer.poll(POLL).expect("a record or the end of a partition in time") {
             Ok(message) => {
-                found
-                    .push((message.key().map(<[u8]>::to_vec), message.payload().unwrap().to_vec()));
+                found.push((
+                    message.key().map(<[u8]>::to_vec),
+                    message.payload().unwrap_or_default().to_vec(),
+                ));
             }
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => panic!("{error}"),
