@@ -1,6 +1,8 @@
 //! Measures every stage beside what it cannot beat, in one run: `make bench`, `docs/performance.md`.
 //!
 //! ```text
+//! W1 to W4 ─▶ slot ─┬─ copy ─▶ pg_recvlogical                 five pairs of each
+//!                   └─ copy ─▶ source ─▶ nothing
 //! workload ─▶ slot ─┬─ copy ─▶ pg_recvlogical                 three times, in turn
 //!                   ├─ copy ─▶ source ─▶ nothing
 //!                   └─ copy ─▶ source ─▶ log ─▶ each store    beside its floor
@@ -9,6 +11,7 @@
 //! Each stage is a process of its own. What went through is counted and compared with what the
 //! workload was: a run that is fast and wrong fails.
 
+mod drain;
 mod floor;
 mod receive;
 mod records;
@@ -70,10 +73,10 @@ async fn measure() -> Result<()> {
     clear(&scene).await?;
     let measured = stages(&mut scene).await;
     let cleared = clear(&scene).await;
-    let lines = measured?;
+    let (lines, drained) = measured?;
     cleared?;
-    let table = report::table(&lines);
-    writeln!(std::io::stdout(), "\n{machine}\n\n{table}")?;
+    let table = if lines.is_empty() { String::new() } else { report::table(&lines) };
+    writeln!(std::io::stdout(), "\n{machine}\n\n{drained}\n{table}")?;
     Ok(())
 }
 
@@ -87,10 +90,18 @@ async fn clear(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-async fn stages(scene: &mut Scene) -> Result<Vec<Line>> {
+async fn stages(scene: &mut Scene) -> Result<(Vec<Line>, String)> {
     let changes = number("ANABRANCH_BENCH_CHANGES", CHANGES)?;
+    let mut drained = String::new();
+    if is_wanted("drain") {
+        drained = drain::measure(scene, changes).await?;
+        if !wanted().is_empty() {
+            return Ok((Vec::new(), drained));
+        }
+    }
     say(&format!("loading {changes} changes"));
-    workload::create(scene).await?;
+    scene.tables = vec![scene::TABLE.to_owned()];
+    workload::create(scene, workload::SCHEMA).await?;
     scene.begun = Some(source::begin(scene).await?);
     scene.truth = Some(workload::load(scene, changes).await?);
     let mut lines = source_lines(scene).await?;
@@ -98,7 +109,7 @@ async fn stages(scene: &mut Scene) -> Result<Vec<Line>> {
     for store in Store::ALL.into_iter().filter(|store| is_wanted(store.name())) {
         lines.extend(store_lines(scene, &log, store).await?);
     }
-    Ok(lines)
+    Ok((lines, drained))
 }
 
 /// The stages of the source in turn, so that a noise that lasts hits all of them.
@@ -178,7 +189,7 @@ fn log_of(round: u64) -> String {
     format!("log-{round}")
 }
 
-/// What the command line asks for: `source`, `kafka` and names of stores; all if it is empty.
+/// What the command line asks for: `drain` alone; or `source`, `kafka` and names of stores; all if it is empty.
 fn wanted() -> Vec<String> {
     env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect()
 }

@@ -95,13 +95,16 @@ fn micros(run: &Outcome) -> f64 {
 }
 
 #[expect(clippy::as_conversions, reason = "a count of events is far below 2^53")]
-fn count(run: &Outcome) -> f64 {
+pub(crate) fn count(run: &Outcome) -> f64 {
     run.tally.events as f64
 }
 
-/// The median; of an even number the higher of the two in the middle.
 fn median(runs: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
-    let mut all: Vec<f64> = runs.iter().map(figure).collect();
+    median_of(runs.iter().map(figure).collect())
+}
+
+/// The median; of an even number the higher of the two in the middle.
+pub(crate) fn median_of(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or_default()
 }

@@ -49,6 +49,8 @@ pub(crate) struct Scene {
     pub(crate) folder: PathBuf,
     /// Process ids of services on this machine.
     servers: BTreeMap<String, u32>,
+    /// The tables that are read.
+    pub(crate) tables: Vec<String>,
     /// What the log has before the workload: the table, and where the stream begins.
     pub(crate) begun: Option<Begun>,
     /// What the workload was.
@@ -94,6 +96,7 @@ impl Scene {
             redis: address("REDIS_URL")?,
             folder,
             servers: servers.split_whitespace().filter_map(server).collect(),
+            tables: vec![TABLE.to_owned()],
             begun: None,
             truth: None,
         })
@@ -111,8 +114,8 @@ impl Scene {
 
     /// The source, reading from `slot`.
     pub(crate) fn source(&self, slot: &str) -> Result<PostgresConfig> {
-        let mut config =
-            PostgresConfig::new(self.postgres_url(Some(DATABASE))?, vec![TABLE.to_owned()]);
+        let url = self.postgres_url(Some(DATABASE))?;
+        let mut config = PostgresConfig::new(url, self.tables.clone());
         config.slot = slot.to_owned();
         config.publication = DATABASE.to_owned();
         Ok(config)

@@ -19,7 +19,8 @@ const KINDS: i64 = 7;
 const IS_UPDATED: [i64; 2] = [0, 1];
 const IS_DELETED: i64 = 3;
 
-const SCHEMA: &str = "
+/// The table, and the procedure that fills it.
+pub(crate) const SCHEMA: &str = "
     CREATE TABLE public.seq200 (
         id bigint PRIMARY KEY,
         revision integer NOT NULL,
@@ -85,13 +86,13 @@ pub(crate) struct Truth {
     pub(crate) end: Lsn,
 }
 
-/// Makes a database for the run, and removes one that an interrupted run has left.
-pub(crate) async fn create(scene: &Scene) -> Result<()> {
+/// Makes a database for the run, with `schema` in it, and removes one that an interrupted run has left.
+pub(crate) async fn create(scene: &Scene, schema: &str) -> Result<()> {
     remove(scene).await?;
     let server = anabranch_postgres::connect(&scene.server()?).await?;
     server.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
     let database = anabranch_postgres::connect(&scene.source(DATABASE)?).await?;
-    database.batch_execute(SCHEMA).await?;
+    database.batch_execute(schema).await?;
     Ok(())
 }
 
