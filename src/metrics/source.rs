@@ -85,6 +85,11 @@ fn stream(figures: &SourceFigures) -> Vec<Family> {
             "Events that leave an unchanged value out.",
             figures.marked_rows,
         ),
+        Family::counter(
+            "source_changed_values",
+            "Values that did not fit their column, and are another value or null in the log.",
+            figures.changed_values,
+        ),
     ]
 }
 

@@ -105,7 +105,8 @@ struct SourceColumn {
 }
 
 async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
-    let query = "SELECT a.attname::text, t.typname::text, t.typcategory = 'A',
+    let query = "SELECT a.attname::text, t.typname::text,
+            CASE WHEN t.typcategory = 'A' THEN 'a' ELSE t.typtype::text END,
             coalesce(a.attnum = ANY (i.indkey), false)
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
@@ -113,22 +114,48 @@ async fn columns(world: &World, table: &str) -> Vec<SourceColumn> {
         ORDER BY a.attnum";
     let rows = world.sql.query(query, &[&table]).await.unwrap();
     let column = |row: &tokio_postgres::Row| {
-        let (name, kind, array): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
-        let quoted = format!("\"{name}\"");
-        let expression = match kind.as_str() {
-            "timestamptz" => {
-                format!("to_char({quoted} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
-            }
-            "timestamp" => format!("to_char({quoted}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"),
-            "time" => format!("to_char({quoted}, 'HH24:MI:SS.US')"),
-            "bytea" => format!("translate(encode({quoted}, 'base64'), E'\\n', '')"),
-            _ if array => format!("to_json({quoted})::text"),
-            "bool" => format!("{quoted}::text"),
-            // What the type's output function gives: a cast would drop padding and add masks.
-            _ => format!("CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END"),
-        };
+        let (name, kind, class): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let expression = expression(&format!("\"{name}\""), &kind, &class);
         let float = matches!(kind.as_str(), "float4" | "float8");
         SourceColumn { name, expression, key: row.get(3), float }
     };
     rows.iter().map(column).collect()
+}
+
+/// SQL that gives the canonical text of a column of type `kind`; `class` is its `typtype`, or `a`.
+fn expression(quoted: &str, kind: &str, class: &str) -> String {
+    match (kind, class) {
+        ("timestamptz", _) => {
+            format!("to_char({quoted} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+        }
+        ("timestamp", _) => format!("to_char({quoted}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"),
+        ("time", _) => format!("to_char({quoted}, 'HH24:MI:SS.US')"),
+        ("bytea", _) => format!("translate(encode({quoted}, 'base64'), E'\\n', '')"),
+        ("money", _) => format!("{quoted}::numeric::text"),
+        ("hstore", _) => format!(
+            "CASE WHEN {quoted} IS NOT NULL THEN (SELECT '{{' || coalesce(string_agg(to_json(key)::text || ':'
+             || coalesce(to_json(value)::text, 'null'), ','), '') || '}}' FROM each({quoted})) END"
+        ),
+        (_, "r") => format!("CASE WHEN {quoted} IS NOT NULL THEN {} END", range(quoted)),
+        (_, "m") => format!(
+            "CASE WHEN {quoted} IS NOT NULL THEN (SELECT '[' || coalesce(string_agg({}, ','), '')
+             || ']' FROM unnest({quoted}) r) END",
+            range("r")
+        ),
+        (_, "a" | "c") => format!("to_json({quoted})::text"),
+        ("bool", _) => format!("{quoted}::text"),
+        // What the type's output function gives: a cast would drop padding and add masks.
+        _ => format!("CASE WHEN {quoted} IS NOT NULL THEN format('%s', {quoted}) END"),
+    }
+}
+
+/// SQL that gives a range as the JSON that stores hold.
+fn range(value: &str) -> String {
+    let bound = |name: &str| format!("coalesce(to_json({name}({value}))::text, 'null')");
+    format!(
+        "'{{\"lower\":' || {} || ',\"upper\":' || {} || ',\"lower_inc\":' || lower_inc({value})::text
+         || ',\"upper_inc\":' || upper_inc({value})::text || ',\"empty\":' || isempty({value})::text || '}}'",
+        bound("lower"),
+        bound("upper")
+    )
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch::config::{Config, StoreConfig};
-use anabranch_core::{ColumnType, Table, key, value};
+use anabranch_core::{Attribute, ColumnType, Table, key, value};
 use anabranch_elasticsearch::ElasticsearchConfig;
+use arrow_schema::{DataType, FieldRef};
 use serde_json::value::RawValue;
 
 use super::compare::{Row, Rows};
@@ -77,10 +78,8 @@ fn delta_rows(
             let cells = table.columns.iter().zip(projected.columns()).map(|(column, array)| {
                 let text = (!array.is_null(row)).then(|| {
                     let mut text = String::new();
-                    // Delta has no time of day: it is kept as the same text.
-                    let is_time = column.kind == ColumnType::Time;
-                    let kind = if is_time { &ColumnType::Text } else { &column.kind };
-                    value::text(&mut text, array, row, kind).unwrap();
+                    value::text(&mut text, array, row, &held(&column.kind, array.data_type()))
+                        .unwrap();
                     text
                 });
                 (column.name.clone(), text)
@@ -88,6 +87,28 @@ fn delta_rows(
             (key::text(&projected, row, table).unwrap(), cells.collect())
         })
         .collect())
+}
+
+/// What Delta holds values of `kind` as: their text, where it has no type for them.
+fn held(kind: &ColumnType, stored: &DataType) -> ColumnType {
+    match (kind, stored) {
+        (ColumnType::Json, _) => ColumnType::Json,
+        (_, DataType::Utf8) => ColumnType::Text,
+        (ColumnType::Array(element), DataType::List(field)) => {
+            ColumnType::Array(Box::new(held(element, field.data_type())))
+        }
+        (ColumnType::Range(bound), DataType::Struct(fields)) => {
+            ColumnType::Range(Box::new(held(bound, fields[0].data_type())))
+        }
+        (ColumnType::Record(attributes), DataType::Struct(fields)) => {
+            let attribute = |(part, field): (&Attribute, &FieldRef)| Attribute {
+                name: part.name.clone(),
+                kind: held(&part.kind, field.data_type()),
+            };
+            ColumnType::Record(attributes.iter().zip(fields).map(attribute).collect())
+        }
+        (kind, _) => kind.clone(),
+    }
 }
 
 /// Removes what a test left in the stores that outlive it.

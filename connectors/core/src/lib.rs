@@ -31,6 +31,7 @@ mod source;
 mod table;
 pub mod value;
 
+pub use arrow_buffer::i256;
 pub use assignment::Assignment;
 pub use batch::{Batch, DeleteBelow, RowMeta, RowOp};
 pub use cursor::{
@@ -47,4 +48,6 @@ pub use rereads::{Reread, Rereads};
 pub use secret::Secret;
 pub use sink::Sink;
 pub use source::Source;
-pub use table::{Column, ColumnType, Table};
+pub use table::{
+    Attribute, Column, ColumnType, Member, NARROW_PRECISION_MAX, PRECISION_MAX, Table,
+};

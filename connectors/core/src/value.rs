@@ -8,6 +8,8 @@
 //! Nothing is rounded, and a value has one form: stores, keys and `verify` compare these texts.
 
 mod calendar;
+mod interval;
+mod nested;
 mod number;
 mod output;
 
@@ -18,41 +20,48 @@ use std::any::Any;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    Time64MicrosecondType, TimestampMicrosecondType,
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int16Type, Int32Type,
+    Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
 };
-use arrow_array::{Array, ArrowPrimitiveType, BinaryArray, BooleanArray, ListArray, StringArray};
+use arrow_array::{Array, ArrowPrimitiveType, BinaryArray, BooleanArray, StringArray};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use self::interval::Interval;
+use self::nested::Nested;
 use self::number::Float;
 use self::output::Output;
-use crate::{ColumnType, Error, ErrorKind, Result};
+use crate::{ColumnType, Error, ErrorKind, NARROW_PRECISION_MAX, Result, i256};
 
 /// Appends the value at `row` as JSON, without a line break in it.
 ///
 /// Exact: a decimal is a number with its scale kept, JSON is embedded as it is (but for line
 /// breaks between its tokens, which become spaces). Times are ISO 8601 strings, bytes base64,
 /// floats that are not finite `"NaN"`, `"Infinity"` and `"-Infinity"`; PostgreSQL's infinite dates
-/// and timestamps are `"infinity"` and `"-infinity"`.
+/// and timestamps are `"infinity"` and `"-infinity"`. An interval is a string, too; a map, a range
+/// and a composite are objects.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Bug`] if `array` has no such row or is not of the column's Arrow type; nothing is
-/// appended then, unless it is an array within an array.
+/// appended then, unless it is made of parts.
 pub fn json(out: &mut Vec<u8>, array: &dyn Array, row: usize, kind: &ColumnType) -> Result<()> {
     match cell(array, row, kind)? {
         Cell::Null => out.push_str("null"),
         Cell::Json(json) => output::one_line(out, json),
-        Cell::Array(elements, element) => list(out, elements.as_ref(), element)?,
+        Cell::Nested(nested) => nested.json(out)?,
         Cell::Text(text) => output::quoted(out, text),
-        scalar @ (Cell::Bool(_) | Cell::Int(_) | Cell::Decimal { .. }) => plain(out, &scalar),
+        scalar @ (Cell::Bool(_)
+        | Cell::Int(_)
+        | Cell::Decimal { .. }
+        | Cell::WideDecimal { .. }) => plain(out, &scalar),
         Cell::Float(float) if float.is_finite() => float.push(out),
         scalar @ (Cell::Float(_)
         | Cell::Bytes(_)
         | Cell::Date(_)
         | Cell::Time(_)
-        | Cell::Timestamp { .. }) => {
+        | Cell::Timestamp { .. }
+        | Cell::Interval(_)) => {
             out.push_str("\"");
             plain(out, &scalar);
             out.push_str("\"");
@@ -62,16 +71,16 @@ pub fn json(out: &mut Vec<u8>, array: &dyn Array, row: usize, kind: &ColumnType)
 }
 
 /// Appends the canonical text of the value at `row`: what [`json`] gives, but strings bare, and
-/// JSON byte for byte. An array is JSON. Null is nothing at all: who can have one asks the array.
+/// JSON byte for byte. What is made of parts is JSON. Null is nothing at all: who can have one asks the array.
 ///
 /// # Errors
 ///
 /// As [`json`].
 pub fn text(out: &mut String, array: &dyn Array, row: usize, kind: &ColumnType) -> Result<()> {
     match cell(array, row, kind)? {
-        Cell::Array(elements, element) => {
+        Cell::Nested(nested) => {
             let mut json = Vec::new();
-            list(&mut json, elements.as_ref(), element)?;
+            nested.json(&mut json)?;
             let json = String::from_utf8(json);
             out.push_str(&json.map_err(|error| bug(kind).with_source(error))?);
         }
@@ -80,12 +89,14 @@ pub fn text(out: &mut String, array: &dyn Array, row: usize, kind: &ColumnType) 
         | Cell::Int(_)
         | Cell::Float(_)
         | Cell::Decimal { .. }
+        | Cell::WideDecimal { .. }
         | Cell::Text(_)
         | Cell::Json(_)
         | Cell::Bytes(_)
         | Cell::Date(_)
         | Cell::Time(_)
-        | Cell::Timestamp { .. }) => plain(out, &scalar),
+        | Cell::Timestamp { .. }
+        | Cell::Interval(_)) => plain(out, &scalar),
     }
     Ok(())
 }
@@ -97,13 +108,15 @@ enum Cell<'a> {
     Int(i64),
     Float(Float),
     Decimal { unscaled: i128, scale: u8 },
+    WideDecimal { unscaled: i256, scale: u8 },
     Text(&'a str),
     Json(&'a str),
     Bytes(&'a [u8]),
     Date(i32),
     Time(i64),
     Timestamp { micros: i64, is_utc: bool },
-    Array(std::sync::Arc<dyn Array>, &'a ColumnType),
+    Interval(Interval),
+    Nested(Nested<'a>),
 }
 
 fn cell<'a>(array: &'a dyn Array, row: usize, kind: &'a ColumnType) -> Result<Cell<'a>> {
@@ -124,6 +137,10 @@ fn cell<'a>(array: &'a dyn Array, row: usize, kind: &'a ColumnType) -> Result<Ce
         ColumnType::Float64 => {
             Cell::Float(Float::Double(primitive::<Float64Type>(array, row, kind)?))
         }
+        ColumnType::Decimal { precision, scale } if *precision > NARROW_PRECISION_MAX => {
+            let unscaled = primitive::<Decimal256Type>(array, row, kind)?;
+            Cell::WideDecimal { unscaled, scale: *scale }
+        }
         ColumnType::Decimal { scale, .. } => Cell::Decimal {
             unscaled: primitive::<Decimal128Type>(array, row, kind)?,
             scale: *scale,
@@ -139,8 +156,11 @@ fn cell<'a>(array: &'a dyn Array, row: usize, kind: &'a ColumnType) -> Result<Ce
             micros: primitive::<TimestampMicrosecondType>(array, row, kind)?,
             is_utc: *kind == ColumnType::TimestampTz,
         },
-        ColumnType::Array(element) => {
-            Cell::Array(downcast::<ListArray>(array, kind)?.value(row), element)
+        ColumnType::Interval => Cell::Interval(Interval::read(array, row, kind)?),
+        ColumnType::Array(element) => Cell::Nested(Nested::list(array, row, element)?),
+        ColumnType::Map => Cell::Nested(Nested::map(array, row)?),
+        ColumnType::Range(_) | ColumnType::Record(_) => {
+            Cell::Nested(Nested::record(array, row, kind)?)
         }
     })
 }
@@ -152,25 +172,15 @@ fn plain(out: &mut impl Output, scalar: &Cell<'_>) {
         Cell::Int(value) => out.push_str(itoa::Buffer::new().format(*value)),
         Cell::Float(value) => value.push(out),
         Cell::Decimal { unscaled, scale } => number::decimal(out, *unscaled, *scale),
+        Cell::WideDecimal { unscaled, scale } => number::wide_decimal(out, *unscaled, *scale),
         Cell::Text(value) | Cell::Json(value) => out.push_str(value),
         Cell::Bytes(value) => out.push_str(&STANDARD.encode(value)),
         Cell::Date(days) => calendar::date(out, *days),
         Cell::Time(micros) => calendar::time(out, *micros),
         Cell::Timestamp { micros, is_utc } => calendar::timestamp(out, *micros, *is_utc),
-        Cell::Null | Cell::Array(..) => {}
+        Cell::Interval(value) => value.push(out),
+        Cell::Null | Cell::Nested(_) => {}
     }
-}
-
-fn list(out: &mut Vec<u8>, elements: &dyn Array, element: &ColumnType) -> Result<()> {
-    out.push_str("[");
-    for place in 0..elements.len() {
-        if place > 0 {
-            out.push_str(",");
-        }
-        json(out, elements, place, element)?;
-    }
-    out.push_str("]");
-    Ok(())
 }
 
 fn primitive<T: ArrowPrimitiveType>(

@@ -10,13 +10,14 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use anabranch_core::{Batch, ColumnType, RowMeta, Table, value};
+use anabranch_core::{Batch, ColumnType, Member, RowMeta, Table, value};
 use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::{
-    Array, ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, UInt32Array, new_null_array,
+    Array, ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, StructArray, UInt32Array,
+    new_null_array,
 };
-use arrow_schema::{ArrowError, DataType, Field, SchemaRef, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use deltalake::arrow::compute::{cast, take_record_batch};
 use deltalake::arrow::row::{RowConverter, SortField};
 
@@ -74,7 +75,10 @@ fn store(
                 Arc::new(Int32Array::from_iter_values(meta.iter().map(|meta| meta.partition)))
             }
             name => match table.columns.iter().position(|column| column.name == name) {
-                Some(place) => stored(rows.column(place), field.data_type())?,
+                Some(place) => {
+                    let kind = table.columns.get(place).map(|column| &column.kind);
+                    stored(rows.column(place), kind, field.data_type())?
+                }
                 None => new_null_array(field.data_type(), rows.num_rows()),
             },
         });
@@ -82,23 +86,38 @@ fn store(
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
-/// `column` with the type that it is stored with.
-fn stored(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, Cause> {
-    match (column.data_type(), wanted) {
-        (seen, wanted) if seen == wanted => Ok(Arc::clone(column)),
-        (DataType::Time64(TimeUnit::Microsecond), DataType::Utf8) => times(column),
-        (DataType::List(_), DataType::List(element)) => {
+/// `column` with the type that it is stored with. Values of `kind` that Delta has no type for become
+/// their texts.
+fn stored(
+    column: &ArrayRef,
+    kind: Option<&ColumnType>,
+    wanted: &DataType,
+) -> Result<ArrayRef, Cause> {
+    match (kind, wanted) {
+        (_, wanted) if column.data_type() == wanted => Ok(Arc::clone(column)),
+        (Some(kind), DataType::Utf8) if *kind != ColumnType::Text => texts(column, kind),
+        (Some(ColumnType::Array(kind)), DataType::List(element)) => {
             let list = column.as_list::<i32>();
-            let values = stored(list.values(), element.data_type())?;
+            let values = stored(list.values(), Some(kind), element.data_type())?;
             let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
             Ok(Arc::new(ListArray::try_new(Arc::clone(element), offsets, values, nulls)?))
+        }
+        (Some(kind), DataType::Struct(fields)) => {
+            let record = column.as_struct();
+            let members = kind.members();
+            let part = |((array, member), field): ((&ArrayRef, &Member<'_>), &Arc<Field>)| {
+                stored(array, Some(member.kind), field.data_type())
+            };
+            let parts = record.columns().iter().zip(&members).zip(fields);
+            let parts = parts.map(part).collect::<Result<Vec<_>, _>>()?;
+            Ok(Arc::new(StructArray::try_new(fields.clone(), parts, record.nulls().cloned())?))
         }
         (_, wanted) => Ok(cast(column, wanted)?),
     }
 }
 
-/// Times of day as text.
-fn times(column: &ArrayRef) -> Result<ArrayRef, Cause> {
+/// Values as their texts.
+fn texts(column: &ArrayRef, kind: &ColumnType) -> Result<ArrayRef, Cause> {
     let mut texts = StringBuilder::with_capacity(column.len(), column.len() * 15);
     let mut text = String::new();
     for row in 0..column.len() {
@@ -107,7 +126,7 @@ fn times(column: &ArrayRef) -> Result<ArrayRef, Cause> {
             continue;
         }
         text.clear();
-        value::text(&mut text, column, row, &ColumnType::Time)?;
+        value::text(&mut text, column, row, kind)?;
         texts.append_value(&text);
     }
     Ok(Arc::new(texts.finish()))
@@ -153,7 +172,7 @@ impl KeyHasher {
             let column = rows.column_by_name(name).ok_or_else(|| {
                 ArrowError::SchemaError(format!("the key column {name} is missing"))
             })?;
-            keys.push(stored(column, kind)?);
+            keys.push(stored(column, None, kind)?);
         }
         let encoded = self.converter.convert_columns(&keys)?;
         let hash = |key: &[u8]| {
@@ -174,14 +193,16 @@ mod tests {
     fn times_become_text_also_within_arrays() {
         let times = Time64MicrosecondArray::from(vec![Some(0), None, Some(45_296_000_789)]);
         let times: ArrayRef = Arc::new(times);
-        let texts = stored(&times, &DataType::Utf8).unwrap();
+        let texts = stored(&times, Some(&ColumnType::Time), &DataType::Utf8).unwrap();
         let found: Vec<_> = texts.as_string::<i32>().iter().collect();
         assert_eq!(found, [Some("00:00:00.000000"), None, Some("12:34:56.000789")]);
         let element = |kind: DataType| Arc::new(Field::new("element", kind, true));
         let lengths = OffsetBuffer::from_lengths([2, 1]);
         let list = ListArray::new(element(times.data_type().clone()), lengths, times, None);
         let list: ArrayRef = Arc::new(list);
-        let stored = stored(&list, &DataType::List(element(DataType::Utf8))).unwrap();
+        let kind = ColumnType::Array(Box::new(ColumnType::Time));
+        let wanted = DataType::List(element(DataType::Utf8));
+        let stored = stored(&list, Some(&kind), &wanted).unwrap();
         assert_eq!(stored.as_list::<i32>().value(1).as_string::<i32>().value(0), "12:34:56.000789");
     }
 }

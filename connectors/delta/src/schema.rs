@@ -1,7 +1,7 @@
 //! The columns of a Delta table, and how they follow those of the source.
 //!
 //! ```text
-//! Table ──▶ columns by their Arrow type (a time becomes text), then _v and _p
+//! Table ──▶ columns by their Arrow type (what Delta lacks becomes text), then _v and _p
 //! ```
 //!
 //! Columns are only ever added, nullable, at the end. A column keeps its attribute number in its
@@ -11,7 +11,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anabranch_core::{Column, ColumnType, Error, ErrorKind, Result, Table};
+use anabranch_core::{
+    Column, ColumnType, Error, ErrorKind, Member, NARROW_PRECISION_MAX, Result, Table,
+};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use deltalake::kernel::{
@@ -206,13 +208,24 @@ fn changed(table: &Table, seen: &str) -> Error {
     )
 }
 
-/// The type that values of `kind` have in a data file.
+/// The type that values of `kind` have in a data file; what Delta has no type for is text.
 pub(crate) fn stored_type(kind: &ColumnType) -> DataType {
     match kind {
-        // Delta has no time of day.
-        ColumnType::Time => DataType::Utf8,
+        // Delta has no time of day and no interval.
+        ColumnType::Time | ColumnType::Interval => DataType::Utf8,
+        ColumnType::Decimal { precision, .. } if *precision > NARROW_PRECISION_MAX => {
+            DataType::Utf8
+        }
         ColumnType::Array(element) => {
             DataType::List(Arc::new(Field::new("element", stored_type(element), true)))
+        }
+        ColumnType::Range(_) | ColumnType::Record(_) => {
+            let members = kind.members();
+            if !members.iter().all(|part| is_fit(part.name)) || meet(&members) {
+                return DataType::Utf8;
+            }
+            let field = |part: &Member<'_>| Field::new(part.name, stored_type(part.kind), true);
+            DataType::Struct(members.iter().map(field).collect())
         }
         ColumnType::Bool
         | ColumnType::Int16
@@ -227,8 +240,22 @@ pub(crate) fn stored_type(kind: &ColumnType) -> DataType {
         | ColumnType::Uuid
         | ColumnType::Date
         | ColumnType::Timestamp
-        | ColumnType::TimestampTz => kind.arrow(),
+        | ColumnType::TimestampTz
+        | ColumnType::Map => kind.arrow(),
     }
+}
+
+/// Whether Delta takes it as the name of a column.
+fn is_fit(name: &str) -> bool {
+    !name.contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='])
+}
+
+/// Whether two names differ by upper and lower case at most.
+fn meet(members: &[Member<'_>]) -> bool {
+    let mut names: Vec<String> = members.iter().map(|part| part.name.to_lowercase()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.len() < members.len()
 }
 
 fn field(table: &Table, column: &Column) -> Result<StructField> {
@@ -241,7 +268,7 @@ fn field(table: &Table, column: &Column) -> Result<StructField> {
     if [VERSION_COLUMN, PARTITION_COLUMN].iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
         return Err(refuse(format!("column {name} has the name of a column of ours")));
     }
-    if name.contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '=']) {
+    if !is_fit(name) {
         return Err(refuse(format!("column {name:?} has a character that Delta does not take")));
     }
     let is_same = |other: &&Column| other.name.to_lowercase() == name.to_lowercase();
@@ -267,6 +294,7 @@ fn holds_ntz(kind: &DeltaType) -> bool {
     match kind {
         DeltaType::Primitive(primitive) => *primitive == PrimitiveType::TimestampNtz,
         DeltaType::Array(array) => holds_ntz(array.element_type()),
-        DeltaType::Struct(_) | DeltaType::Map(_) | DeltaType::Variant(_) => false,
+        DeltaType::Struct(parts) => parts.fields().any(|part| holds_ntz(part.data_type())),
+        DeltaType::Map(_) | DeltaType::Variant(_) => false,
     }
 }

@@ -9,7 +9,7 @@
 //! What a field cannot index (`NaN`, the year 294276, `infinity`) stays in `_source` and is listed
 //! in the document's `_ignored`.
 
-use anabranch_core::{Assignment, ColumnType, Error, ErrorKind, Result, Table};
+use anabranch_core::{Assignment, ColumnType, Error, ErrorKind, Member, Result, Table};
 use serde_json::{Map, Value, json};
 
 use crate::ElasticsearchConfig;
@@ -36,7 +36,8 @@ pub(crate) fn creation(
     let table = &assignment.table;
     let mut fields = own_fields(config);
     fields.extend(table.columns.iter().map(|c| (c.name.clone(), field(&c.kind))));
-    let limit = (fields.len() * 2 + SPARE_FIELDS).max(FIELDS_MIN);
+    let leaves: usize = table.columns.iter().map(|column| leaves(&column.kind)).sum();
+    let limit = (leaves * 2 + SPARE_FIELDS).max(FIELDS_MIN);
     let mut settings = json!({
         "number_of_shards": config.shards,
         "number_of_replicas": config.replicas,
@@ -94,7 +95,16 @@ fn own_fields(config: &ElasticsearchConfig) -> Map<String, Value> {
     fields
 }
 
-/// How a column is mapped. An array is mapped as its elements are.
+/// The fields that a column is mapped to.
+fn leaves(kind: &ColumnType) -> usize {
+    if let ColumnType::Array(element) = kind {
+        return leaves(element);
+    }
+    1 + kind.members().iter().map(|member| leaves(member.kind)).sum::<usize>()
+}
+
+/// How a column is mapped. An array is mapped as its elements are, a range or composite as an
+/// object with a field for each part.
 fn field(kind: &ColumnType) -> Value {
     match kind {
         ColumnType::Bool => json!({"type": "boolean"}),
@@ -109,9 +119,10 @@ fn field(kind: &ColumnType) -> Value {
             "type": "text",
             "fields": {"keyword": {"type": "keyword", "ignore_above": KEYWORD_CHARS_MAX}},
         }),
-        ColumnType::Json => json!({"type": "object", "enabled": false}),
+        // Anyone may put any name into these.
+        ColumnType::Json | ColumnType::Map => json!({"type": "object", "enabled": false}),
         ColumnType::Bytes => json!({"type": "binary"}),
-        ColumnType::Uuid | ColumnType::Time => json!({"type": "keyword"}),
+        ColumnType::Uuid | ColumnType::Time | ColumnType::Interval => json!({"type": "keyword"}),
         // Milliseconds in the index, the exact text in `_source`. `date_nanos` ends in 2262.
         ColumnType::Date | ColumnType::Timestamp | ColumnType::TimestampTz => json!({
             "type": "date",
@@ -119,6 +130,11 @@ fn field(kind: &ColumnType) -> Value {
             "ignore_malformed": true,
         }),
         ColumnType::Array(element) => field(element),
+        ColumnType::Range(_) | ColumnType::Record(_) => {
+            let members = kind.members();
+            let member = |part: &Member<'_>| (part.name.to_owned(), field(part.kind));
+            json!({"properties": members.iter().map(member).collect::<Map<_, _>>()})
+        }
     }
 }
 
@@ -128,18 +144,40 @@ fn field(kind: &ColumnType) -> Value {
 ///
 /// [`ErrorKind::Config`] names the column whose values the present field cannot hold.
 pub(crate) fn growth(mappings: &Value, table: &Table, index: &str) -> Result<Map<String, Value>> {
-    let mut missing = Map::new();
-    for column in &table.columns {
-        let wanted = field(&column.kind);
-        match present(mappings, &column.name) {
-            None => {
-                missing.insert(column.name.clone(), wanted);
+    let wanted = table.columns.iter().map(|column| (column.name.clone(), field(&column.kind)));
+    missing(mappings, &wanted.collect(), "", index)
+}
+
+/// The same for the fields of the object `within`, which ends in a dot.
+fn missing(
+    level: &Value,
+    wanted: &Map<String, Value>,
+    within: &str,
+    index: &str,
+) -> Result<Map<String, Value>> {
+    let mut missing_fields = Map::new();
+    for (name, wanted) in wanted {
+        let full_name = format!("{within}{name}");
+        match (present(level, name), parts(wanted)) {
+            (None, _) => {
+                missing_fields.insert(name.clone(), wanted.clone());
             }
-            Some(present) if holds(present, &wanted) => {}
-            Some(present) => return Err(misfit(index, &column.name, present, &wanted)),
+            (Some(present), Some(wanted)) if parts(present).is_some() => {
+                let grown = missing(present, wanted, &format!("{full_name}."), index)?;
+                if !grown.is_empty() {
+                    missing_fields.insert(name.clone(), json!({"properties": grown}));
+                }
+            }
+            (Some(present), _) if holds(present, wanted) => {}
+            (Some(present), _) => return Err(misfit(index, &full_name, present, wanted)),
         }
     }
-    Ok(missing)
+    Ok(missing_fields)
+}
+
+/// The fields of an object.
+fn parts(field: &Value) -> Option<&Map<String, Value>> {
+    field.get("properties").and_then(Value::as_object)
 }
 
 fn misfit(index: &str, column: &str, present: &Value, wanted: &Value) -> Error {
@@ -167,6 +205,9 @@ fn holds(present: &Value, wanted: &Value) -> bool {
     if disabled(present) || disabled(wanted) {
         return disabled(present);
     }
+    if parts(present).is_some() || parts(wanted).is_some() {
+        return false;
+    }
     let whole = ["short", "integer", "long"];
     let rank = |name| whole.iter().position(|other| *other == name);
     match (rank(present_type), rank(wanted_type)) {
@@ -182,7 +223,7 @@ fn holds(present: &Value, wanted: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::Column;
+    use anabranch_core::{Attribute, Column};
 
     use super::*;
 
@@ -216,6 +257,33 @@ mod tests {
         ]);
         let grown = growth(&mappings, &table, "orders-1").unwrap();
         assert_eq!(Value::Object(grown), json!({"tags": {"type": "keyword"}}));
+    }
+
+    #[test]
+    fn an_object_grows_by_its_parts() {
+        let attribute = |name: &str, kind| Attribute { name: name.to_owned(), kind };
+        let inner = ColumnType::Record(vec![
+            attribute("x", ColumnType::Int32),
+            attribute("y", ColumnType::Int32),
+        ]);
+        let kind = ColumnType::Record(vec![
+            attribute("a", ColumnType::Text),
+            attribute("b", ColumnType::Array(Box::new(inner))),
+        ]);
+        let table = table(&[("c", kind)]);
+        let held = json!({"properties": {"c": {"properties": {
+            "a": {"type": "text"},
+            "b": {"properties": {"x": {"type": "integer"}}},
+        }}}});
+        let grown = growth(&held, &table, "orders-1").unwrap();
+        let wanted =
+            json!({"c": {"properties": {"b": {"properties": {"y": {"type": "integer"}}}}}});
+        assert_eq!(Value::Object(grown), wanted);
+        let other = json!({"properties": {"c": {"properties": {"a": {"type": "long"}}}}});
+        let error = growth(&other, &table, "orders-1").unwrap_err();
+        assert!(error.report().contains("column c.a"), "{error:?}");
+        let text = json!({"properties": {"c": {"type": "text"}}});
+        assert!(growth(&text, &table, "orders-1").is_err(), "a text was mapped before");
     }
 
     #[test]

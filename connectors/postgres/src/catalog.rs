@@ -12,6 +12,7 @@
 mod identity;
 mod leaves;
 mod query;
+mod type_query;
 mod types;
 
 use std::borrow::Cow;
@@ -26,7 +27,8 @@ use crate::error::lost;
 use crate::intake::{APPEND_ATTNUM, Intake, hash_of};
 use crate::pgoutput;
 use crate::row::RowLayout;
-use identity::identity_of;
+use crate::value::Codec;
+use identity::{identity_of, unfit_key};
 pub(crate) use leaves::Leaves;
 #[cfg(test)]
 pub(crate) use query::Published;
@@ -84,13 +86,14 @@ struct Sent {
     name: TableName,
     oid: u32,
     columns: Vec<Column>,
+    codecs: Vec<Codec>,
     wire: Vec<WireColumn>,
     /// Whether the number of each column was found, and not guessed.
     certain: Vec<bool>,
 }
 
 /// A table as the log is to hold it, and what makes its rows out of those that are sent.
-type Shape = (Table, Option<Intake>, Vec<WireColumn>);
+type Shape = (Table, Vec<Codec>, Option<Intake>, Vec<WireColumn>);
 
 impl Catalog {
     /// A catalog of the tables `names`. `known` is what the log holds: its versions go on.
@@ -152,16 +155,19 @@ impl Catalog {
     fn sent(&mut self, raw: &RawTable, types: &Types) -> Result<(Sent, Vec<i16>)> {
         let rules = self.rules_of(raw);
         let columns = raw.published_columns();
-        let column = |column: &&RawColumn| Column {
+        let codec = |column: &&RawColumn| types.codec(column.type_oid, column.typmod);
+        let codecs: Vec<Codec> = columns.iter().map(codec).collect();
+        let column = |(column, codec): (&&RawColumn, &Codec)| Column {
             attnum: column.attnum,
             name: column.name.clone(),
             source_type: column.type_name.clone(),
-            kind: types.column_type(column.type_oid, column.typmod),
+            kind: codec.kind(),
         };
         let sent = Sent {
             name: raw.name(),
             oid: raw.oid,
-            columns: columns.iter().map(column).collect(),
+            columns: columns.iter().zip(&codecs).map(column).collect(),
+            codecs,
             wire: columns.iter().map(|column| column.wire()).collect(),
             certain: vec![true; columns.len()],
         };
@@ -182,8 +188,9 @@ impl Catalog {
         let wire = sent.ok().and_then(|(sent, key)| self.shape(sent, &key).ok());
         let wire = wire.filter(|(fresh, ..)| same_shape(&table, fresh));
         // Without its columns it matches no message, so no row is taken before one was read.
-        let (intake, wire) = wire.map(|(_, intake, wire)| (intake, wire)).unwrap_or_default();
-        let layout = RowLayout::new(&table);
+        let (codecs, intake, wire) =
+            wire.map(|(_, codecs, intake, wire)| (codecs, intake, wire)).unwrap_or_default();
+        let layout = RowLayout::new(Arc::clone(&table), codecs);
         let relation = Relation { table, layout, intake, wire };
         self.relations.insert(raw.oid, Arc::new(relation));
         true
@@ -214,8 +221,13 @@ impl Catalog {
         let wire = message.columns.iter().zip(&numbered);
         let wire: Vec<WireColumn> =
             wire.map(|(c, (attnum, _))| WireColumn::of(c, *attnum)).collect();
-        let column = |(column, (attnum, _)): (&pgoutput::RelationColumn, &(i16, bool))| {
-            let kind = types.column_type(column.type_oid, column.typmod);
+        let codec = |c: &pgoutput::RelationColumn| types.codec(c.type_oid, c.typmod);
+        let codecs: Vec<Codec> = message.columns.iter().map(codec).collect();
+        let column = |((column, codec), (attnum, _)): (
+            (&pgoutput::RelationColumn, &Codec),
+            &(i16, bool),
+        )| {
+            let kind = codec.kind();
             let now = raw
                 .and_then(|raw| raw.column(*attnum))
                 .filter(|raw| (raw.type_oid, raw.typmod) == (column.type_oid, column.typmod))
@@ -230,7 +242,7 @@ impl Catalog {
                 kind,
             }
         };
-        let columns = message.columns.iter().zip(&numbered).map(column).collect();
+        let columns = message.columns.iter().zip(&codecs).zip(&numbered).map(column).collect();
         let key = key_attnums(&before.table);
         let flags = message.columns.iter().zip(&numbered);
         let flagged: Vec<i16> =
@@ -243,7 +255,7 @@ impl Catalog {
         }
         let newest = self.known.get(message.oid).map(|table| table.version);
         let certain = numbered.iter().map(|(_, is_certain)| *is_certain).collect();
-        let sent = Sent { name, oid: message.oid, columns, wire, certain };
+        let sent = Sent { name, oid: message.oid, columns, codecs, wire, certain };
         let relation = self.adopt_table(sent, &key)?;
         Ok((Some(relation.table.version) != newest).then(|| Arc::clone(&relation.table)))
     }
@@ -252,8 +264,11 @@ impl Catalog {
     fn shape(&self, sent: Sent, key: &[i16]) -> Result<Shape> {
         let rules = self.rules.get(&sent.oid).cloned().unwrap_or_default();
         let each = rules.of(&sent.each());
-        let Sent { name, oid, columns, wire, .. } = sent;
+        let Sent { name, oid, columns, codecs, wire, .. } = sent;
+        let sent_codecs: HashMap<i16, Codec> =
+            columns.iter().map(|column| column.attnum).zip(codecs).collect();
         let (intake, columns) = Intake::new(&rules, &each, columns)?;
+        let codecs = columns.iter().map(|column| codec_of(column, &sent_codecs)).collect();
         let place = |attnum: &i16| columns.iter().position(|column| column.attnum == *attnum);
         let places = key.iter().map(place).collect::<Option<Vec<usize>>>();
         let Some(key) = places.filter(|key| !key.is_empty()) else {
@@ -263,13 +278,17 @@ impl Catalog {
             )
             .with_help("publish every column of the replica identity"));
         };
+        let unfit = key.iter().filter_map(|place| columns.get(*place));
+        if let Some(column) = unfit.into_iter().find(|column| !column.kind.can_be_key()) {
+            return Err(unfit_key(&name, column));
+        }
         let fresh = Table { oid, version: 1, schema: name.schema, name: name.name, columns, key };
-        Ok((fresh, intake, wire))
+        Ok((fresh, codecs, intake, wire))
     }
 
     fn adopt_table(&mut self, sent: Sent, key: &[i16]) -> Result<Arc<Relation>> {
         let oid = sent.oid;
-        let (fresh, intake, wire) = self.shape(sent, key)?;
+        let (fresh, codecs, intake, wire) = self.shape(sent, key)?;
         let table = match self.known.get(oid) {
             Some(known) if same_shape(&known, &fresh) => known,
             Some(known) if key_attnums(&known) != key_attnums(&fresh) => {
@@ -284,7 +303,7 @@ impl Catalog {
         if self.known.get(oid).as_ref() != Some(&table) {
             self.known.insert(Known { table: Arc::clone(&table), logged: false });
         }
-        let layout = RowLayout::new(&table);
+        let layout = RowLayout::new(Arc::clone(&table), codecs);
         let relation = Arc::new(Relation { table, layout, intake, wire });
         self.relations.insert(oid, Arc::clone(&relation));
         Ok(relation)
@@ -402,6 +421,12 @@ impl WireColumn {
     fn is(&self, column: &pgoutput::RelationColumn) -> bool {
         self.name == column.name && self.type_oid == column.type_oid && self.typmod == column.typmod
     }
+}
+
+/// How the column is read, once what may be seen of it is made of what was sent.
+fn codec_of(column: &Column, sent: &HashMap<i16, Codec>) -> Codec {
+    let sent = sent.get(&column.attnum).filter(|codec| codec.kind() == column.kind);
+    sent.cloned().unwrap_or(Codec::Text)
 }
 
 fn key_attnums(table: &Table) -> Vec<i16> {

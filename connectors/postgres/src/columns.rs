@@ -185,7 +185,7 @@ impl TableRules {
         };
         let is_key = self.append_key.is_none() && table.is_key(column.attnum);
         let kind = types.column_type(column.type_oid, column.typmod);
-        let unfit = matches!(kind, ColumnType::Bool | ColumnType::Json | ColumnType::Array(_));
+        let unfit = matches!(kind, ColumnType::Bool | ColumnType::Json) || !kind.can_be_key();
         match rule {
             Rule::Exclude | Rule::Truncate(_) if is_key => Some(Broken::Key(name.clone())),
             Rule::Truncate(_) if !column.is_text => Some(Broken::NoText(name.clone())),

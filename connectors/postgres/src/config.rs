@@ -9,9 +9,11 @@ use anabranch_core::{Error, ErrorKind, Result, Secret};
 use serde::Deserialize;
 use tokio_postgres::config::Host;
 
+use crate::binary::BinaryFormat;
 use crate::columns::ColumnRules;
 use crate::guard::WalGuardConfig;
 use crate::spool::SpoolConfig;
+use crate::value::ValuePolicies;
 use crate::watchdog::WatchdogConfig;
 
 /// The name of the slot and the publication unless said otherwise.
@@ -54,6 +56,12 @@ pub struct PostgresConfig {
     /// What columns are hashed with.
     #[serde(default)]
     pub hash_key: Option<Secret>,
+    /// What becomes of values that the type of their column cannot hold.
+    #[serde(default)]
+    pub values: ValuePolicies,
+    /// Whether the stream has its values in binary format.
+    #[serde(default)]
+    pub binary: BinaryFormat,
     /// A file of PEM certificates to trust instead of the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -170,6 +178,8 @@ impl PostgresConfig {
             append_key: default_append_key(),
             columns: BTreeMap::new(),
             hash_key: None,
+            values: ValuePolicies::default(),
+            binary: BinaryFormat::default(),
             ca_file: None,
             batch_bytes_max: default_batch_bytes_max(),
             idle_position_ms: default_idle_position_ms(),
@@ -272,6 +282,13 @@ impl PostgresConfig {
         }
         if self.batch_bytes_max == 0 {
             return Err(config("batch_bytes_max = 0").with_help("leave it out for 16 MiB"));
+        }
+        if let Some(misfit) = self.values.impossible() {
+            let what =
+                format!("{:?} for {} in [source.values]", self.values.of(misfit), misfit.name());
+            return Err(
+                config(&what).with_help("there is no such value: see docs/configuration.md")
+            );
         }
         self.validate_rules()?;
         self.wal_guard.validate()?;

@@ -45,6 +45,11 @@ impl Copying {
         }
     }
 
+    /// The same, with the rows written by `writer`.
+    pub(crate) fn with_writer(self, writer: RowWriter) -> Self {
+        Self { writer, ..self }
+    }
+
     /// Every row that the log has of `table` is void.
     pub(crate) fn clear(&mut self, table: Arc<Table>) {
         self.push(table, Change::Truncate);
@@ -69,9 +74,9 @@ impl Copying {
         let value = |place: usize| values.get(place).copied();
         let table = &relation.table;
         let key = self.writer.key(&relation.layout, value);
-        let key = key.map_err(|bad| bad.error(table, value))?;
+        let key = key.map_err(|bad| bad.error(&relation.layout, value))?;
         let row = self.writer.row(&relation.layout, values.iter().copied());
-        let row = row.map_err(|bad| bad.error(table, value))?;
+        let row = row.map_err(|bad| bad.error(&relation.layout, value))?;
         let (after, unchanged) = (Some(row), Vec::new());
         let change = Change::Row { op: Op::Read, key: key.clone(), before: None, after, unchanged };
         self.push(Arc::clone(table), change);

@@ -134,7 +134,8 @@ impl Intake {
         self.append_only
     }
 
-    /// The tuple of a row at `position`; `None` if it has another number of values.
+    /// The tuple of a row at `position`; `None` if it has another number of values, or one to mask
+    /// in binary format, of which a mask can make nothing that equals what it makes of the text.
     pub(crate) fn admit(&self, tuple: &Tuple, position: Position) -> Option<Tuple> {
         if tuple.len() != self.fates.len() {
             return None;
@@ -147,6 +148,7 @@ impl Intake {
             match (value, fate) {
                 (_, Fate::Drop) => {}
                 (Value::Text(text), Fate::Mask(mask)) => out.push(Value::Text(&mask.apply(text))),
+                (Value::Binary(_), Fate::Mask(_)) => return None,
                 (value, Fate::Keep | Fate::Mask(_)) => out.push(value),
             }
         }

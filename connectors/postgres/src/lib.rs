@@ -14,6 +14,7 @@
 
 mod accept;
 mod batch;
+mod binary;
 mod catalog;
 mod check;
 mod columns;
@@ -51,6 +52,7 @@ mod value;
 mod watchdog;
 
 pub use accept::{Diagnosis, diagnose};
+pub use binary::BinaryFormat;
 pub use check::check;
 pub use columns::ColumnRules;
 pub use config::{OnLost, PostgresConfig, StreamingMode};
@@ -65,4 +67,5 @@ pub use source::PostgresSource;
 pub use spool::SpoolConfig;
 pub use stats::{SourceFigures, SourceStats};
 pub use teardown::{teardown, teardown_plan};
+pub use value::{Misfit, Policy, ValuePolicies};
 pub use watchdog::WatchdogConfig;

@@ -81,7 +81,8 @@ async fn read_again(
     cursor.rereads.add(before, seen);
     let ordinal = cursor.fork.map_or(0, |fork| fork.rows);
     let position = Position { epoch: cursor.epoch, commit_lsn: before, ordinal };
-    let rows = Copying::new(position, opened.began_us, run.catalog.unlogged());
+    let rows = Copying::new(position, opened.began_us, run.catalog.unlogged())
+        .with_writer(run.row_writer());
     let mut repairing = Repairing { run, cursor, rows };
     for table in &opened.tables {
         let name = table.full_name();

@@ -100,11 +100,11 @@ pub(crate) type WantedRows = HashMap<(u32, Bytes), Wanted>;
 pub(crate) type FoundRows = HashMap<(u32, Bytes), Found>;
 
 impl Reread {
-    pub(crate) fn new(config: &PostgresConfig, seen: Lsn) -> Self {
+    pub(crate) fn new(config: &PostgresConfig, writer: RowWriter, seen: Lsn) -> Self {
         let application_name = config.application_name.clone();
         let publications = config.publications();
         let pace = Pace::new(config.reread_rows_per_second_max);
-        Self { application_name, publications, writer: RowWriter::default(), pace, seen }
+        Self { application_name, publications, writer, pace, seen }
     }
 
     /// Fills in everything that is missing in `drafts`, on a session of its own. `leaves` are the
@@ -265,20 +265,22 @@ impl Reread {
             }
         }
         let merged = Merged { new: &missing.new, old: missing.old.as_ref(), relation };
-        let filled: Vec<Option<Cow<'_, [u8]>>> = merged
+        let read: Vec<Option<Cow<'_, [u8]>>> = merged
             .values()
             .enumerate()
             .map(|(place, value)| match (value, current(place)) {
-                (Value::Text(text), _) => Some(Cow::Borrowed(text)),
                 (Value::Unchanged, Some(Current::Value(text))) => Some(relation.mask(place, text)),
-                (Value::Null | Value::Unchanged, _) => None,
+                (_, _) => None,
             })
             .collect();
-        let values: Vec<Value<'_>> =
-            filled.iter().map(|text| text.as_deref().map_or(Value::Null, Value::Text)).collect();
+        let filled = merged.values().zip(&read).map(|(value, read)| match value {
+            Value::Unchanged => read.as_deref().map_or(Value::Null, Value::Text),
+            sent @ (Value::Null | Value::Text(_) | Value::Binary(_)) => sent,
+        });
+        let values: Vec<Value<'_>> = filled.collect();
         let row = self.writer.row(&relation.layout, values.iter().copied());
         let value = |place: usize| values.get(place).copied();
-        *after = Some(row.map_err(|bad| bad.error(&relation.table, value))?);
+        *after = Some(row.map_err(|bad| bad.error(&relation.layout, value))?);
         Ok(unknown.or(retyped))
     }
 }

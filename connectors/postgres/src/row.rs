@@ -1,4 +1,4 @@
-//! Rows: from values in text form to the Avro records of the log.
+//! Rows: from values in text or binary form to the Avro records of the log.
 //!
 //! ```text
 //! values in column order ── RowLayout ──▶ row: key columns T, the others ["null", T]
@@ -7,12 +7,17 @@
 //!
 //! Equal keys have equal bytes, whatever else is in the row.
 
-use anabranch_core::avro::write;
-use anabranch_core::{ColumnType, Error, ErrorKind, Table};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use anabranch_core::{Error, ErrorKind, Table};
 use bytes::{Bytes, BytesMut};
 
 use crate::pgoutput::Value;
-use crate::value::{ValueError, write_value};
+use crate::stats::SourceStats;
+use crate::value::{
+    Codec, Context, Misfit, ValueError, ValuePolicies, literal, write_optional, write_required,
+};
 
 /// Bytes that rows are cut from: fewer allocations than rows.
 const ARENA_BYTES: usize = 256 << 10;
@@ -22,8 +27,8 @@ const SHOWN_KEY_CHARS_MAX: usize = 200;
 /// What a row of one schema version is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct RowLayout {
-    columns: Vec<(ColumnType, bool)>,
-    key: Vec<usize>,
+    table: Arc<Table>,
+    columns: Vec<(Codec, bool)>,
 }
 
 /// A column whose value cannot be written.
@@ -33,26 +38,36 @@ pub(crate) struct BadValue {
     pub(crate) cause: ValueError,
 }
 
-/// Makes records out of values.
+/// Makes records out of values, and says which of them did not fit.
 #[derive(Debug, Default)]
 pub(crate) struct RowWriter {
+    context: Context,
+    stats: Arc<SourceStats>,
+    /// Columns that somebody was told of, by table and place.
+    told: HashSet<(u32, usize)>,
     scratch: Vec<u8>,
     arena: BytesMut,
 }
 
 impl RowLayout {
-    pub(crate) fn new(table: &Table) -> Self {
-        let column = |(place, column): (usize, &anabranch_core::Column)| {
-            (column.kind.clone(), table.is_key(place))
-        };
-        Self {
-            columns: table.columns.iter().enumerate().map(column).collect(),
-            key: table.key.clone(),
-        }
+    /// `codecs` has one for each column of the table.
+    pub(crate) fn new(table: Arc<Table>, codecs: Vec<Codec>) -> Self {
+        let column = |(place, codec)| (codec, table.is_key(place));
+        let columns = codecs.into_iter().enumerate().map(column).collect();
+        Self { table, columns }
+    }
+
+    /// How the column at `place` is read.
+    pub(crate) fn codec(&self, place: usize) -> Option<&Codec> {
+        self.columns.get(place).map(|(codec, _)| codec)
     }
 }
 
 impl RowWriter {
+    pub(crate) fn new(policies: ValuePolicies, stats: Arc<SourceStats>) -> Self {
+        Self { context: Context::new(policies), stats, ..Self::default() }
+    }
+
     /// The record of a whole row. A column without a value is null; an unchanged one must have
     /// been filled in before.
     pub(crate) fn row<'a>(
@@ -61,18 +76,14 @@ impl RowWriter {
         mut values: impl Iterator<Item = Value<'a>>,
     ) -> Result<Bytes, BadValue> {
         self.scratch.clear();
-        for (place, (kind, is_key)) in layout.columns.iter().enumerate() {
-            let bad = |cause| BadValue { place, cause };
-            match (values.next().unwrap_or(Value::Null), is_key) {
-                (Value::Text(text), true) => {
-                    write_value(&mut self.scratch, kind, text).map_err(bad)?;
-                }
-                (Value::Text(text), false) => {
-                    write::value_branch(&mut self.scratch);
-                    write_value(&mut self.scratch, kind, text).map_err(bad)?;
-                }
-                (Value::Null | Value::Unchanged, true) => return Err(bad(ValueError::NullKey)),
-                (Value::Null | Value::Unchanged, false) => write::null_branch(&mut self.scratch),
+        for (place, (codec, is_key)) in layout.columns.iter().enumerate() {
+            let value = values.next().unwrap_or(Value::Null);
+            self.context.enter(*is_key);
+            let write = if *is_key { write_required } else { write_optional };
+            write(&mut self.context, &mut self.scratch, codec, value)
+                .map_err(|cause| BadValue { place, cause })?;
+            if let Some(changed) = self.context.take_changed() {
+                self.tell(&layout.table, place, changed);
             }
         }
         Ok(self.cut())
@@ -85,16 +96,30 @@ impl RowWriter {
         value: impl Fn(usize) -> Option<Value<'a>>,
     ) -> Result<Bytes, BadValue> {
         self.scratch.clear();
-        for place in &layout.key {
+        self.context.enter(true);
+        for place in &layout.table.key {
             let bad = |cause| BadValue { place: *place, cause };
-            let (Some(Value::Text(text)), Some((kind, _))) =
-                (value(*place), layout.columns.get(*place))
-            else {
+            let (Some(value), Some(codec)) = (value(*place), layout.codec(*place)) else {
                 return Err(bad(ValueError::NullKey));
             };
-            write_value(&mut self.scratch, kind, text).map_err(bad)?;
+            write_required(&mut self.context, &mut self.scratch, codec, value).map_err(bad)?;
         }
         Ok(self.cut())
+    }
+
+    /// Counts values that were changed, and says so once for each column.
+    fn tell(&mut self, table: &Table, place: usize, (misfit, count): (Misfit, usize)) {
+        self.stats.misfits(misfit, count);
+        if !self.told.insert((table.oid, place)) {
+            return;
+        }
+        let column = table.columns.get(place).map_or("?", |column| &column.name);
+        tracing::warn!(
+            table = table.full_name(),
+            column,
+            setting = misfit.name(),
+            "the log gets another value or null in place of {misfit}; [source.values] decides"
+        );
     }
 
     fn cut(&mut self) -> Bytes {
@@ -110,16 +135,19 @@ impl BadValue {
     /// The error that says which row it is.
     pub(crate) fn error<'a>(
         self,
-        table: &Table,
+        layout: &RowLayout,
         value: impl Fn(usize) -> Option<Value<'a>>,
     ) -> Error {
+        let table = &layout.table;
         let column = table.columns.get(self.place).map_or("?", |column| &column.name);
         let key: Vec<String> = table
             .key
             .iter()
             .map(|place| match value(*place) {
-                Some(Value::Text(text)) => {
-                    String::from_utf8_lossy(text).chars().take(SHOWN_KEY_CHARS_MAX).collect()
+                Some(Value::Text(text)) => shown(&String::from_utf8_lossy(text)),
+                Some(Value::Binary(bytes)) => {
+                    let text = layout.codec(*place).and_then(|codec| literal(codec, bytes));
+                    shown(&text.unwrap_or_else(|| "?".to_owned()))
                 }
                 Some(Value::Null | Value::Unchanged) | None => "null".to_owned(),
             })
@@ -129,16 +157,21 @@ impl BadValue {
             table.full_name(),
             key.join(", ")
         );
-        Error::new(ErrorKind::Rejected, action)
-            .with_source(self.cause)
-            .with_help("change the value in the source, or declare the column as text")
+        Error::new(ErrorKind::Rejected, action).with_source(self.cause).with_help(
+            "change the value in the source, or choose in [source.values] what becomes of it; \
+                 in a key nothing is changed",
+        )
     }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_KEY_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use anabranch_core::Column;
+    use anabranch_core::{Column, ColumnType};
 
     /// `shop.orders (id int4, region text, total numeric(10,2), body text)`.
     pub(crate) fn orders(key: &[usize]) -> Table {
@@ -163,13 +196,19 @@ pub(crate) mod tests {
         }
     }
 
+    fn layout(key: &[usize]) -> RowLayout {
+        let decimal = Codec::Decimal { precision: 10, scale: 2 };
+        let codecs = vec![Codec::Int32, Codec::Text, decimal, Codec::Text];
+        RowLayout::new(Arc::new(orders(key)), codecs)
+    }
+
     fn text(text: &str) -> Value<'_> {
         Value::Text(text.as_bytes())
     }
 
     #[test]
     fn key_columns_are_plain_and_the_others_nullable() {
-        let layout = RowLayout::new(&orders(&[0]));
+        let layout = layout(&[0]);
         let mut writer = RowWriter::default();
         let row = [text("1"), Value::Null, text("1.50"), text("x")];
         let row = writer.row(&layout, row.into_iter()).unwrap();
@@ -178,7 +217,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_key_follows_its_own_order_and_a_row_the_tables() {
-        let layout = RowLayout::new(&orders(&[1, 0]));
+        let layout = layout(&[1, 0]);
         let mut writer = RowWriter::default();
         let row = [text("1"), text("eu"), Value::Null, Value::Null];
         let key = writer.key(&layout, |place| row.get(place).copied()).unwrap();
@@ -188,17 +227,32 @@ pub(crate) mod tests {
 
     #[test]
     fn a_value_that_does_not_fit_names_its_row() {
-        let table = orders(&[0]);
         let row = [text("41"), Value::Null, text("NaN"), Value::Null];
-        let bad = RowWriter::default().row(&RowLayout::new(&table), row.into_iter()).unwrap_err();
-        let error = bad.error(&table, |place| row.get(place).copied());
+        let reject = crate::value::Policy::Reject;
+        let policies = ValuePolicies { numbers: reject, ..ValuePolicies::default() };
+        let mut writer = RowWriter::new(policies, Arc::default());
+        let bad = writer.row(&layout(&[0]), row.into_iter()).unwrap_err();
+        let error = bad.error(&layout(&[0]), |place| row.get(place).copied());
         assert_eq!(error.kind(), ErrorKind::Rejected);
         assert!(error.report().contains("total of shop.orders with key (41)"), "{error:?}");
     }
 
     #[test]
+    fn a_value_that_is_changed_is_counted() {
+        let stats = Arc::<SourceStats>::default();
+        let mut writer = RowWriter::new(ValuePolicies::default(), Arc::clone(&stats));
+        let row = [text("1"), Value::Null, text("NaN"), Value::Null];
+        for count in 1..3 {
+            let row = writer.row(&layout(&[0]), row.into_iter()).unwrap();
+            assert_eq!(&row[..], [2, 0, 0, 0]);
+            assert_eq!(stats.changed_values(Misfit::Number), count);
+        }
+        assert_eq!(stats.changed_values(Misfit::Timestamp), 0);
+    }
+
+    #[test]
     fn a_null_key_is_refused() {
-        let layout = RowLayout::new(&orders(&[0]));
+        let layout = layout(&[0]);
         let mut writer = RowWriter::default();
         assert!(writer.row(&layout, [Value::Null].into_iter()).is_err());
         assert!(writer.key(&layout, |_| Some(Value::Unchanged)).is_err());

@@ -174,7 +174,8 @@ impl<'a> Copy<'a> {
         let cursor = SourceCursor { phase: Phase::Snapshot, confirm: opened.point, ..cursor };
         let position = Position { epoch: cursor.epoch, commit_lsn, ordinal: 0 };
         // The tables may have changed since they were announced.
-        let rows = Copying::new(position, opened.began_us, run.catalog.tables());
+        let rows = Copying::new(position, opened.began_us, run.catalog.tables())
+            .with_writer(run.row_writer());
         Self { run, cursor, rows }
     }
 

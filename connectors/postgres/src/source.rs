@@ -22,6 +22,7 @@ use anabranch_core::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::binary::TextOnly;
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
 use crate::config::{PostgresConfig, TableName};
@@ -34,6 +35,7 @@ use crate::server::Server;
 use crate::session::Session;
 use crate::stats::SourceStats;
 use crate::tls;
+use crate::value::Codec;
 use crate::watchdog::{self, Pulse};
 pub(crate) use plan::Gathered;
 pub(crate) use run::{Item, Run};
@@ -55,6 +57,7 @@ pub struct PostgresSource {
     history: Option<Arc<dyn LogHistory>>,
     accepted: Vec<Acceptance>,
     stats: Arc<SourceStats>,
+    text_only: TextOnly,
     running: Option<Running>,
 }
 
@@ -109,6 +112,7 @@ impl PostgresSource {
             history: None,
             accepted: Vec::new(),
             stats,
+            text_only: TextOnly::default(),
             running: None,
         })
     }
@@ -187,6 +191,10 @@ impl PostgresSource {
                 catalog.adopt(table, &types)?;
             }
         }
+        let columns = tables.iter().flat_map(RawTable::published_columns);
+        let codecs: Vec<Codec> =
+            columns.map(|column| types.codec(column.type_oid, column.typmod)).collect();
+        let binary = self.text_only.chooses_binary(config, &codecs);
         let (out, inbox) = mpsc::channel(BATCHES_MAX);
         let (started, is_started) = watch::channel(false);
         let run = Run {
@@ -200,6 +208,8 @@ impl PostgresSource {
             replication,
             catalog,
             history: self.history.clone(),
+            binary,
+            text_only: self.text_only.clone(),
             durable: Durable::default(),
             pulse: Pulse::default(),
             started: is_started,

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::value::Misfit;
+
 /// Counters and positions; every reader sees them grow.
 #[derive(Debug)]
 pub struct SourceStats {
@@ -31,6 +33,7 @@ pub struct SourceStats {
     /// The heartbeat that is under way.
     heartbeat: Mutex<Option<(Uuid, Instant)>>,
     repaired: AtomicU64,
+    misfits: [AtomicU64; Misfit::ALL.len()],
 }
 
 impl Default for SourceStats {
@@ -54,6 +57,7 @@ impl Default for SourceStats {
             heartbeat_us: AtomicU64::default(),
             heartbeat: Mutex::default(),
             repaired: AtomicU64::default(),
+            misfits: Default::default(),
         }
     }
 }
@@ -88,6 +92,8 @@ pub struct SourceFigures {
     pub spool_memory_bytes: u64,
     /// The same on disk.
     pub spool_disk_bytes: u64,
+    /// Values that did not fit their column, and are another value or null in the log.
+    pub changed_values: u64,
     /// Heartbeats that came through the stream.
     pub heartbeats: u64,
     /// From sending the last one to reading it.
@@ -112,6 +118,7 @@ impl SourceStats {
             marked_rows: self.marked(),
             spool_memory_bytes: self.spool_memory.load(Ordering::Relaxed),
             spool_disk_bytes: self.spool_disk.load(Ordering::Relaxed),
+            changed_values: Misfit::ALL.map(|misfit| self.changed_values(misfit)).iter().sum(),
             heartbeats: self.heartbeats.load(Ordering::Relaxed),
             heartbeat_latency_seconds: self.heartbeat_latency().map(|it| it.as_secs_f64()),
         }
@@ -208,6 +215,22 @@ impl SourceStats {
     pub(crate) fn reread_took(&self, elapsed: Duration, waited: Duration) {
         self.reread_us.fetch_add(micros(elapsed), Ordering::Relaxed);
         self.reread_waited_us.fetch_add(micros(waited), Ordering::Relaxed);
+    }
+
+    /// Values of a class that did not fit their column, and are another value or null in the log.
+    #[must_use]
+    pub fn changed_values(&self, misfit: Misfit) -> u64 {
+        let counters = Misfit::ALL.iter().zip(&self.misfits);
+        let found = counters.filter(|(class, _)| **class == misfit);
+        found.map(|(_, counter)| counter.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn misfits(&self, misfit: Misfit, count: usize) {
+        for (class, counter) in Misfit::ALL.iter().zip(&self.misfits) {
+            if *class == misfit {
+                add(counter, count);
+            }
+        }
     }
 
     pub(crate) fn heard(&self) {

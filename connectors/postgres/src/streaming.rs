@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::batch::BatchBuilder;
+use crate::binary::TextOnly;
 use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{PostgresConfig, StreamingMode};
 use crate::error::{Context, history_lost, lost};
@@ -17,6 +18,7 @@ use crate::pgoutput::{self, Logical, Message, PluginOptions};
 use crate::pgwire::WireError;
 use crate::publication;
 use crate::reread::Reread;
+use crate::row::RowWriter;
 use crate::session::Session;
 use crate::source::{Item, Run};
 use crate::spool::Spool;
@@ -28,6 +30,9 @@ use crate::watchdog::{Pulse, Watchdog};
 const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
 /// `undefined_object`: what a publication is that was dropped.
 const UNDEFINED_OBJECT: &str = "42704";
+
+/// `undefined_function`: an array whose elements have no binary form.
+const UNDEFINED_FUNCTION: &str = "42883";
 
 /// A running stream and what is made of it.
 pub(crate) struct Streaming {
@@ -44,6 +49,8 @@ pub(crate) struct Streaming {
     reread: Reread,
     /// How far ahead of their events the re-reads of this history have looked.
     rereads: Rereads,
+    binary: bool,
+    text_only: TextOnly,
     out: mpsc::Sender<Item>,
     /// When the last batch was handed over.
     handed_over: Instant,
@@ -71,6 +78,8 @@ impl Streaming {
             durable,
             pulse,
             out,
+            binary,
+            text_only,
             ..
         } = run;
         // It is in the log's position record already.
@@ -79,15 +88,18 @@ impl Streaming {
         }
         let streaming = config.streaming == StreamingMode::On;
         let spool = Spool::open(&config.spool, streaming).await?;
-        let options = PluginOptions { server_version, streaming }.sql(&config.publications());
+        let options =
+            PluginOptions { server_version, streaming, binary }.sql(&config.publications());
         let socket = replication.socket().doing(|| "look after the connection".to_owned())?;
         let stream = replication
             .start((&config.slot, &options), cursor.confirm, durable)
             .await
             .doing(|| format!("start replication from slot {}", config.slot))?;
         let watchdog = pulse.guard(config.watchdog, socket)?;
-        let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone());
-        let reread = Reread::new(&config, cursor.seen);
+        let writer = || RowWriter::new(config.values, Arc::clone(&stats));
+        let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone())
+            .with_writer(writer());
+        let reread = Reread::new(&config, writer(), cursor.seen);
         let mut rereads = cursor.rereads.clone();
         if rereads.is_empty() && cursor.seen > Lsn::default() {
             // A release that kept no list has read again: any event may have been concerned.
@@ -109,6 +121,8 @@ impl Streaming {
             builder,
             reread,
             rereads,
+            binary,
+            text_only,
             out,
             handed_over: now,
             look_at: now + PUBLICATION_INTERVAL,
@@ -244,6 +258,12 @@ impl Streaming {
         let type_oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
         let (raw, types) =
             load_by_oid(&self.session, message.oid, &self.config, &type_oids).await?;
+        let codec = |c: &pgoutput::RelationColumn| types.codec(c.type_oid, c.typmod);
+        if self.binary && !message.columns.iter().map(codec).all(|codec| codec.is_binary()) {
+            let name = format!("{}.{}", message.schema, message.name);
+            let why = format!("{name} has a column now that cannot be read in it");
+            return Err(self.text_only.fall_back(why));
+        }
         if let Some(table) = self.catalog.adopt_message(message, raw.as_ref(), &types)? {
             tracing::info!(table = table.full_name(), version = table.version, "schema changed");
             self.builder.announce(table);
@@ -313,6 +333,12 @@ impl Streaming {
             tracing::error!(%server, "the publication is missing");
             let (log, end) = (self.builder.confirmed(), self.stats.wal_end());
             return history_lost(&self.config.slot, Loss::PublicationMissing { log, end });
+        }
+        if let FeedError::Wire(WireError::Server(server)) = &error
+            && server.code == UNDEFINED_FUNCTION
+            && self.binary
+        {
+            return self.text_only.fall_back(server.to_string());
         }
         error.classify(action())
     }

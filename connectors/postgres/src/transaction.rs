@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, Relation};
 use crate::error::{bug, lost};
 use crate::pgoutput::{Begin, Commit, Message, OldTuple, Tuple, Value};
 use crate::row::{BadValue, RowWriter};
+use crate::value::literal;
 use parts::Parts;
 
 /// Reads transactions in the order of their commits.
@@ -87,6 +88,11 @@ impl Assembler {
     pub(crate) fn new(epoch: Epoch, delivered: Lsn, split: Option<Split>) -> Self {
         let writer = RowWriter::default();
         Self { epoch, begun: delivered, delivered, resumed: split, open: None, writer }
+    }
+
+    /// The same, with the rows written by `writer`.
+    pub(crate) fn with_writer(self, writer: RowWriter) -> Self {
+        Self { writer, ..self }
     }
 
     /// Whether a transaction has begun that has not committed yet.
@@ -327,7 +333,7 @@ impl<'a> RowChange<'a> {
         };
         let merged = Merged { new: &new, old: old.as_ref(), relation };
         let value = |place: usize| merged.value(place);
-        let bad = |bad: BadValue| bad.error(&relation.table, value);
+        let bad = |bad: BadValue| bad.error(&relation.layout, value);
         let key = writer.key(&relation.layout, value).map_err(bad)?;
         let unchanged = |(place, value)| (value == Value::Unchanged).then_some(place);
         let places: Vec<usize> = merged.values().enumerate().filter_map(unchanged).collect();
@@ -357,13 +363,13 @@ impl<'a> RowChange<'a> {
     fn key(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
         let value = |place: usize| old.tuple().value(place);
         let key = writer.key(&self.relation.layout, value);
-        key.map_err(|bad| bad.error(&self.relation.table, value))
+        key.map_err(|bad| bad.error(&self.relation.layout, value))
     }
 
     fn record(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
         let value = |place: usize| old.tuple().value(place);
         let row = writer.row(&self.relation.layout, old.tuple().values());
-        row.map_err(|bad| bad.error(&self.relation.table, value))
+        row.map_err(|bad| bad.error(&self.relation.layout, value))
     }
 }
 
@@ -373,12 +379,14 @@ fn row_change(op: Op, key: Bytes, before: Option<Bytes>, after: Option<Bytes>) -
 
 /// The texts of the key in a row as it was sent, for a look at it in the source.
 fn key_texts(relation: &Relation, old: &Option<OldTuple>, new: &Tuple) -> Vec<Bytes> {
-    let text = |place: &usize| {
-        let place = relation.intake.as_ref().map_or(Some(*place), |i| i.sent_place(*place))?;
+    let text = |column: &usize| {
+        let column = *column;
+        let place = relation.intake.as_ref().map_or(Some(column), |i| i.sent_place(column))?;
         let new = new.value(place)?;
         let old = || old.as_ref()?.tuple().value(place);
         match if new == Value::Unchanged { old()? } else { new } {
             Value::Text(text) => Some(Bytes::copy_from_slice(text)),
+            Value::Binary(bytes) => literal(relation.layout.codec(column)?, bytes).map(Bytes::from),
             Value::Null | Value::Unchanged => None,
         }
     };

@@ -13,6 +13,7 @@ mod columns;
 mod connection;
 mod costs;
 mod failover;
+mod formats;
 mod guard;
 mod handover;
 mod keys;

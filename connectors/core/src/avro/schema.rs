@@ -2,24 +2,27 @@
 //!
 //! Names follow Debezium: `<topic>.Key`, `<topic>.Envelope` and, in it, `<topic>.Value`. Every
 //! column but the key's is `["null", T]` with default null, so a column that comes or goes keeps
-//! the schema compatible, backward and forward.
+//! the schema compatible, backward and forward. A record within a row is named by its place,
+//! `<topic>.Value.<column>.<attribute>`: unique, and the same in every version.
 
 use serde::Serialize;
 
 use super::name::escape;
-use crate::{Column, ColumnType, Table};
+use crate::{Column, ColumnType, Member, Table};
 
 /// The schema of the key records of `table` in `topic`, as JSON.
 #[must_use]
 pub fn key_schema(table: &Table, topic: &str) -> String {
-    let fields = table.key_columns().map(|column| column_field(column, true)).collect();
+    let within = format!("{}.Key", namespace(topic));
+    let fields = table.key_columns().map(|column| column_field(column, true, &within)).collect();
     Record::of_table(table, topic, "Key", fields).to_json()
 }
 
 /// The schema of the values of `table` in `topic`, as JSON: Debezium's envelope.
 #[must_use]
 pub fn envelope_schema(table: &Table, topic: &str) -> String {
-    let column = |(place, column)| column_field(column, table.is_key(place));
+    let within = format!("{}.Value", namespace(topic));
+    let column = |(place, column)| column_field(column, table.is_key(place), &within);
     let columns = table.columns.iter().enumerate().map(column).collect();
     let row = Record::of_table(table, topic, "Value", columns);
     let fields = vec![
@@ -66,15 +69,20 @@ fn transaction() -> Record {
     Record::new("event".to_owned(), "block", fields)
 }
 
-fn column_field(column: &Column, is_key: bool) -> Field {
-    let name = escape(&column.name);
-    let source_name = (name != column.name).then(|| column.name.clone());
-    let kind = column_type(&column.kind);
-    let field = if is_key { Field::required(&name, kind) } else { Field::nullable(&name, kind) };
-    Field { source_name, ..field }
+fn column_field(column: &Column, is_key: bool, within: &str) -> Field {
+    member_field((&column.name, &column.kind), !is_key, within)
 }
 
-fn column_type(kind: &ColumnType) -> Type {
+/// A field of a record whose full name is `within`.
+fn member_field((source_name, kind): (&str, &ColumnType), nullable: bool, within: &str) -> Field {
+    let name = escape(source_name);
+    let kind = column_type(kind, &name, within);
+    let field = if nullable { Field::nullable(&name, kind) } else { Field::required(&name, kind) };
+    Field { source_name: (name != source_name).then(|| source_name.to_owned()), ..field }
+}
+
+/// The type of field `name` of the record `within`.
+fn column_type(kind: &ColumnType, name: &str, within: &str) -> Type {
     match kind {
         ColumnType::Bool => Type::named("boolean"),
         ColumnType::Int16 | ColumnType::Int32 => Type::named("int"),
@@ -95,7 +103,18 @@ fn column_type(kind: &ColumnType) -> Type {
         ColumnType::Timestamp => Type::logical("long", "local-timestamp-micros"),
         ColumnType::TimestampTz => Type::logical("long", "timestamp-micros"),
         ColumnType::Array(element) => {
-            Type::array(Type::Union(vec![Type::named("null"), column_type(element)]))
+            Type::array(Type::optional(column_type(element, name, within)))
+        }
+        ColumnType::Map => {
+            Type::Map { of: "map", values: Box::new(Type::optional(Type::named("string"))) }
+        }
+        ColumnType::Interval | ColumnType::Range(_) | ColumnType::Record(_) => {
+            let inside = format!("{within}.{name}");
+            let members = kind.members();
+            let field =
+                |part: &Member<'_>| member_field((part.name, part.kind), part.nullable, &inside);
+            let fields = members.iter().map(field).collect();
+            Type::Record(Box::new(Record::new(within.to_owned(), name, fields)))
         }
     }
 }
@@ -121,6 +140,11 @@ enum Type {
         of: &'static str,
         items: Box<Self>,
     },
+    Map {
+        #[serde(rename = "type")]
+        of: &'static str,
+        values: Box<Self>,
+    },
     Union(Vec<Self>),
     Record(Box<Record>),
 }
@@ -141,7 +165,7 @@ struct Logical {
 struct Record {
     #[serde(rename = "type")]
     of: &'static str,
-    name: &'static str,
+    name: String,
     namespace: String,
     fields: Vec<Field>,
     #[serde(rename = "connect.name")]
@@ -176,6 +200,10 @@ impl Type {
     fn array(items: Self) -> Self {
         Self::Array { of: "array", items: Box::new(items) }
     }
+
+    fn optional(kind: Self) -> Self {
+        Self::Union(vec![Self::named("null"), kind])
+    }
 }
 
 impl Logical {
@@ -190,18 +218,18 @@ impl Field {
     }
 
     fn nullable(name: &str, kind: Type) -> Self {
-        let kind = Type::Union(vec![Type::named("null"), kind]);
-        Self { default: Some(()), ..Self::required(name, kind) }
+        Self { default: Some(()), ..Self::required(name, Type::optional(kind)) }
     }
 }
 
 impl Record {
-    fn new(namespace: String, name: &'static str, fields: Vec<Field>) -> Self {
+    fn new(namespace: String, name: &str, fields: Vec<Field>) -> Self {
         let connect_name = format!("{namespace}.{name}");
+        let name = name.to_owned();
         Self { of: "record", name, namespace, fields, connect_name, table: None }
     }
 
-    fn of_table(table: &Table, topic: &str, name: &'static str, fields: Vec<Field>) -> Self {
+    fn of_table(table: &Table, topic: &str, name: &str, fields: Vec<Field>) -> Self {
         let spelt = topic.ends_with(&format!(".{}", table.full_name()));
         let table = (!spelt || namespace(topic) != topic).then(|| table.full_name());
         Self { table, ..Self::new(namespace(topic), name, fields) }

@@ -115,12 +115,35 @@ fn record<const N: usize>(fields: [(&str, Value); N]) -> Value {
     Value::Record(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// Decimals of one value differ by how many bytes they came from; NaN does not equal itself.
+/// Decimals of one value differ by how many bytes they came from; NaN does not equal itself; maps
+/// have no order.
 fn canonical(value: &Value) -> String {
-    let text = format!("{value:?}");
+    let text = format!("{:?}", sorted(value));
     let mut parts = text.split(", len: ");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// Maps as arrays of their entries, in the order of their keys.
+fn sorted(value: &Value) -> Value {
+    if let Value::Map(entries) = value {
+        let mut entries: Vec<_> = entries.iter().collect();
+        entries.sort_by_key(|(key, _)| *key);
+        let entry =
+            |(key, value): (&String, &Value)| Value::Record(vec![(key.clone(), sorted(value))]);
+        return Value::Array(entries.into_iter().map(entry).collect());
+    }
+    if let Value::Array(elements) = value {
+        return Value::Array(elements.iter().map(sorted).collect());
+    }
+    if let Value::Union(branch, inner) = value {
+        return Value::Union(*branch, Box::new(sorted(inner)));
+    }
+    if let Value::Record(fields) = value {
+        let field = |(name, value): &(String, Value)| (name.clone(), sorted(value));
+        return Value::Record(fields.iter().map(field).collect());
+    }
+    value.clone()
 }
 
 /// Our bytes of `samples`, through the decoder.

@@ -1,7 +1,10 @@
 //! The primitives of Avro's binary encoding, appended to a buffer.
 //!
 //! A column outside the key is preceded by [`null_branch`] (and that is all of it) or by
-//! [`value_branch`]. An array is [`array_start`], its elements with a branch each, [`array_end`].
+//! [`value_branch`]. An array is [`array_start`], its elements with a branch each, [`array_end`]; a
+//! map the same, with a [`string`] before each branch. A record is its members one after another.
+
+use arrow_buffer::i256;
 
 /// Appends a `boolean`.
 pub fn boolean(out: &mut Vec<u8>, value: bool) {
@@ -54,6 +57,25 @@ pub fn decimal(out: &mut Vec<u8>, unscaled: i128) {
     bytes(out, all.get(spare_bytes..).unwrap_or(&all));
 }
 
+/// Appends a `decimal` of more than 38 digits, as [`decimal`] does.
+pub fn wide_decimal(out: &mut Vec<u8>, unscaled: i256) {
+    let (low, high) = unscaled.to_parts();
+    if let Ok(narrow) = i128::try_from(low)
+        && high == 0
+    {
+        return decimal(out, narrow);
+    }
+    if high == -1 && low.cast_signed() < 0 {
+        return decimal(out, low.cast_signed());
+    }
+    let all = unscaled.to_be_bytes();
+    let fill = if high < 0 { 0xFF } else { 0 };
+    // A byte that the next one's sign tells.
+    let is_spare = |pair: &&[u8; 2]| pair[0] == fill && (pair[1] ^ fill) < 0x80;
+    let spare_bytes = all.array_windows::<2>().take_while(is_spare).count();
+    bytes(out, all.get(spare_bytes..).unwrap_or(&all));
+}
+
 /// Appends the null of a `["null", T]`.
 pub fn null_branch(out: &mut Vec<u8>) {
     out.push(0);
@@ -64,14 +86,14 @@ pub fn value_branch(out: &mut Vec<u8>) {
     out.push(2);
 }
 
-/// Starts an array of `count` elements, which follow, each with its branch; then [`array_end`].
+/// Starts an array or a map of `count` elements, which follow; then [`array_end`].
 pub fn array_start(out: &mut Vec<u8>, count: usize) {
     if count > 0 {
         size(out, count);
     }
 }
 
-/// Ends an array.
+/// Ends an array or a map.
 pub fn array_end(out: &mut Vec<u8>) {
     out.push(0);
 }
@@ -104,6 +126,28 @@ mod tests {
         for (value, expected) in cases {
             let mut out = Vec::new();
             long(&mut out, value);
+            assert_eq!(out, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn wide_decimals_are_written_as_narrow_ones() {
+        let narrow = [0, 1, -1, 127, 128, -128, -129, i128::MAX, i128::MIN, 1 << 100, -(1 << 100)];
+        for value in narrow {
+            let (mut wide, mut out) = (Vec::new(), Vec::new());
+            wide_decimal(&mut wide, i256::from_i128(value));
+            decimal(&mut out, value);
+            assert_eq!(wide, out, "{value}");
+        }
+        let cases = [
+            (i256::from_parts(1 << 127, 0), [&[34, 0, 0x80][..], &[0; 15]].concat()),
+            (i256::from_parts(u128::MAX >> 1, -1), [&[34, 0xFF, 0x7F][..], &[0xFF; 15]].concat()),
+            (i256::MAX, [&[64, 0x7F][..], &[0xFF; 31]].concat()),
+            (i256::MIN, [&[64, 0x80][..], &[0; 31]].concat()),
+        ];
+        for (value, expected) in cases {
+            let mut out = Vec::new();
+            wide_decimal(&mut out, value);
             assert_eq!(out, expected, "{value}");
         }
     }

@@ -1,6 +1,7 @@
 //! Numbers that must not lose a digit.
 
 use super::output::Output;
+use crate::i256;
 
 /// A float of either width: the shortest digits that give it back depend on the width.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +37,23 @@ impl Float {
 
 /// Appends `unscaled` ÷ 10^`scale` with all of its `scale` digits after the point.
 pub(super) fn decimal(out: &mut impl Output, unscaled: i128, scale: u8) {
-    let mut buffer = itoa::Buffer::new();
-    let digits = buffer.format(unscaled.unsigned_abs());
     if unscaled < 0 {
         out.push_str("-");
     }
+    scaled(out, itoa::Buffer::new().format(unscaled.unsigned_abs()), scale);
+}
+
+/// The same in twice the width.
+pub(super) fn wide_decimal(out: &mut impl Output, unscaled: i256, scale: u8) {
+    let text = unscaled.to_string();
+    let digits = text.strip_prefix('-');
+    if digits.is_some() {
+        out.push_str("-");
+    }
+    scaled(out, digits.unwrap_or(&text), scale);
+}
+
+fn scaled(out: &mut impl Output, digits: &str, scale: u8) {
     let scale = usize::from(scale);
     if scale == 0 {
         out.push_str(digits);

@@ -1,13 +1,16 @@
 //! Known texts, and random cells against `serde_json` and `chrono`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int64Array, ListArray, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    Int32Array, Int64Array, ListArray, StringArray, StructArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray,
 };
 use chrono::{DateTime, Days, NaiveDate};
 use proptest::prelude::*;
+use serde_json::value::RawValue;
 
 use super::*;
 use crate::avro::tests::random::{self, Cell as Sample};
@@ -154,6 +157,47 @@ fn texts_bytes_json_and_arrays() {
 }
 
 #[test]
+fn intervals_are_spelt_as_postgresql_spells_them() {
+    let hour = 3_600_000_000;
+    let cases = [
+        ((14, -3, 4 * hour + 5 * 60_000_000 + 6_789_000), "P1Y2M-3DT4H5M6.789S"),
+        ((0, 0, 0), "PT0S"),
+        ((-1, 0, 0), "P-1M"),
+        ((-178_000_000 * 12, 0, 0), "P-178000000Y"),
+        ((0, 0, -hour - 1), "PT-1H-0.000001S"),
+        ((0, 1, 1_000_000), "P1DT1S"),
+        ((i32::MAX, i32::MAX, i64::MAX), "infinity"),
+        ((i32::MIN, i32::MIN, i64::MIN), "-infinity"),
+    ];
+    for ((months, days, micros), text) in cases {
+        let parts: Vec<ArrayRef> = vec![
+            Arc::new(Int32Array::from(vec![months])),
+            Arc::new(Int32Array::from(vec![days])),
+            Arc::new(Int64Array::from(vec![micros])),
+        ];
+        let array = StructArray::new(ColumnType::Interval.fields(), parts, None);
+        assert_eq!(text_of(&array, 0, &ColumnType::Interval), text);
+        assert_eq!(json_of(&array, 0, &ColumnType::Interval), format!("\"{text}\""));
+    }
+}
+
+#[test]
+fn ranges_are_objects() {
+    let kind = ColumnType::Range(Box::new(ColumnType::Int32));
+    let flags = |flag| -> ArrayRef { Arc::new(BooleanArray::from(vec![flag])) };
+    let parts: Vec<ArrayRef> = vec![
+        Arc::new(Int32Array::from(vec![1])),
+        Arc::new(Int32Array::from(vec![None])),
+        flags(true),
+        flags(false),
+        flags(false),
+    ];
+    let array = StructArray::new(kind.fields(), parts, None);
+    let text = r#"{"lower":1,"upper":null,"lower_inc":true,"upper_inc":false,"empty":false}"#;
+    check(&kind, Arc::new(array), &[(text, text)]);
+}
+
+#[test]
 fn a_wrong_array_is_a_bug_not_a_panic() {
     let texts = StringArray::from(vec!["a"]);
     for (row, kind) in [(0, ColumnType::Int64), (0, ColumnType::Bytes), (1, ColumnType::Text)] {
@@ -190,11 +234,31 @@ fn check_meaning(kind: &ColumnType, sample: &Sample, text: &str) {
             let fraction = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
             assert_eq!(fraction, usize::from(*scale));
         }
+        (ColumnType::Decimal { scale, .. }, Sample::WideDecimal(unscaled)) => {
+            assert_eq!(text.replace('.', "").parse::<crate::i256>().unwrap(), *unscaled);
+            let fraction = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+            assert_eq!(fraction, usize::from(*scale));
+        }
         (ColumnType::Array(element), Sample::List(cells)) => {
-            assert_eq!(parsed.as_array().unwrap().len(), cells.len());
-            let ColumnType::Text = **element else { return };
-            let texts = parsed.as_array().unwrap().iter().zip(cells);
-            texts.for_each(|(json, cell)| check_meaning(element, cell, &json.to_string()));
+            let raw: Vec<&RawValue> = serde_json::from_str(text).unwrap();
+            assert_eq!(raw.len(), cells.len());
+            raw.iter().zip(cells).for_each(|(json, cell)| check_meaning(element, cell, json.get()));
+        }
+        (ColumnType::Map, Sample::Map(entries)) => {
+            let raw: HashMap<String, &RawValue> = serde_json::from_str(text).unwrap();
+            assert_eq!(raw.len(), entries.len());
+            let text = &ColumnType::Text;
+            entries.iter().for_each(|(key, cell)| check_meaning(text, cell, raw[key].get()));
+        }
+        (ColumnType::Interval, Sample::Record(_)) => {
+            assert!(string().starts_with('P') || string().ends_with("infinity"));
+        }
+        (kind, Sample::Record(cells)) => {
+            let raw: HashMap<String, &RawValue> = serde_json::from_str(text).unwrap();
+            assert_eq!(raw.len(), cells.len());
+            for (part, cell) in kind.members().iter().zip(cells) {
+                check_meaning(part.kind, cell, raw[part.name].get());
+            }
         }
         (ColumnType::Date | ColumnType::Time, Sample::Int(_)) => assert!(!string().is_empty()),
         (ColumnType::Timestamp | ColumnType::TimestampTz, Sample::Int(_)) => {

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use anabranch_core::{
-    Batch, Column, ColumnType, ErrorKind, RowMeta, RowOp, Sink, Table, UnitCursor,
+    Attribute, Batch, Column, ColumnType, ErrorKind, RowMeta, RowOp, Sink, Table, UnitCursor, i256,
 };
 use anabranch_core::{CURSOR_FORMAT, Epoch, Lsn, StoreCursor, Version};
+use arrow_array::builder::{MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Date32Type, Decimal128Type, Float64Type, Int32Type, TimestampMicrosecondType,
 };
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
-    Float64Array, Int16Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
-    Time64MicrosecondArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array,
+    Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
 };
+use arrow_schema::DataType;
 use bytes::Bytes;
 use deltalake::arrow::compute::concat_batches;
 
@@ -80,7 +82,87 @@ fn every_type() -> Table {
         column(14, "timestamp", ColumnType::Timestamp),
         column(15, "timestamptz", ColumnType::TimestampTz),
         column(16, "times", list),
+        column(17, "interval", ColumnType::Interval),
+        column(18, "wide", ColumnType::Decimal { precision: 76, scale: 4 }),
+        column(19, "hstore", ColumnType::Map),
+        column(20, "range", ColumnType::Range(Box::new(ColumnType::Timestamp))),
+        column(21, "composite", composite(["a", "b c"])),
+        column(22, "record", composite(["a", "b"])),
     ])
+}
+
+/// A composite type of a time and a wide decimal.
+fn composite([one, two]: [&str; 2]) -> ColumnType {
+    let attribute = |name: &str, kind| Attribute { name: name.to_owned(), kind };
+    let wide = ColumnType::Decimal { precision: 39, scale: 0 };
+    ColumnType::Record(vec![attribute(one, ColumnType::Time), attribute(two, wide)])
+}
+
+/// A struct of `parts`, null in the second row.
+fn record(kind: &ColumnType, parts: Vec<ArrayRef>) -> ArrayRef {
+    let DataType::Struct(fields) = kind.arrow() else { panic!("no struct") };
+    let nulls = vec![true, false, true, true].into();
+    Arc::new(StructArray::new(fields, parts, Some(nulls)))
+}
+
+/// The values of the columns from `interval` on.
+fn made_of_parts() -> Vec<ArrayRef> {
+    let ints = |values: [i32; 4]| -> ArrayRef { Arc::new(Int32Array::from(values.to_vec())) };
+    let micros: ArrayRef = Arc::new(Int64Array::from(vec![1_500_000, 0, i64::MAX, 0]));
+    let wide = |values: [i128; 4], precision, scale| -> ArrayRef {
+        let values = values.map(i256::from_i128).to_vec();
+        let values = Decimal256Array::from(values);
+        Arc::new(values.with_precision_and_scale(precision, scale).unwrap())
+    };
+    let flags = || -> ArrayRef {
+        Arc::new(BooleanArray::from(vec![Some(true), None, Some(false), Some(true)]))
+    };
+    let bounds = |values: Vec<Option<i64>>| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from(values))
+    };
+    let mut maps = MapBuilder::new(
+        Some(MapFieldNames {
+            entry: "key_value".to_owned(),
+            key: "key".to_owned(),
+            value: "value".to_owned(),
+        }),
+        StringBuilder::new(),
+        StringBuilder::new(),
+    );
+    maps.keys().append_value("k");
+    maps.values().append_value("v");
+    maps.keys().append_value("n");
+    maps.values().append_null();
+    for valid in [true, false, true, true] {
+        maps.append(valid).unwrap();
+    }
+    let time = || -> ArrayRef {
+        Arc::new(Time64MicrosecondArray::from(vec![Some(1), None, None, Some(0)]))
+    };
+    let pair = |names| {
+        let parts = vec![time(), wide([i128::MAX, 0, 7, -7], 39, 0)];
+        record(&composite(names), parts)
+    };
+    vec![
+        record(
+            &ColumnType::Interval,
+            vec![ints([14, 0, i32::MAX, 0]), ints([-3, 0, i32::MAX, 0]), micros],
+        ),
+        wide([i128::MAX, 0, -1, 0], 76, 4),
+        Arc::new(maps.finish()),
+        record(
+            &ColumnType::Range(Box::new(ColumnType::Timestamp)),
+            vec![
+                bounds(vec![Some(5), None, None, Some(i64::MAX)]),
+                bounds(vec![None; 4]),
+                flags(),
+                flags(),
+                flags(),
+            ],
+        ),
+        pair(["a", "b c"]),
+        pair(["a", "b"]),
+    ]
 }
 
 /// An ordinary row, one of nulls, one of the highest and one of the lowest values: PostgreSQL's
@@ -129,21 +211,27 @@ fn every_value() -> Vec<ArrayRef> {
     ]
 }
 
+/// The values of every column of [`every_type`].
+fn whole_rows() -> Vec<ArrayRef> {
+    every_value().into_iter().chain(made_of_parts()).collect()
+}
+
 #[tokio::test]
 async fn every_value_of_every_type_is_held_as_it_is() {
     let world = World::new(1);
     let table = every_type();
     let mut sink = open(&world, &table);
-    sink.apply(&batch(&table, every_value(), 1), &cursor(1)).await.unwrap();
+    sink.apply(&batch(&table, whole_rows(), 1), &cursor(1)).await.unwrap();
     // The second time the keys are found by what is in the file.
     let mut sink = open(&world, &table);
-    sink.apply(&batch(&table, every_value(), 2), &cursor(2)).await.unwrap();
+    sink.apply(&batch(&table, whole_rows(), 2), &cursor(2)).await.unwrap();
     let rows = read(&world, &table).await;
     assert_eq!(rows.num_rows(), 4);
-    let written = every_value();
+    let written = whole_rows();
+    let as_text = ["time", "times", "interval", "wide", "composite", "record"];
     let column = |name| rows.column_by_name(name).unwrap();
     for (place, wanted) in table.columns.iter().zip(&written) {
-        if !["time", "times"].contains(&place.name.as_str()) {
+        if !as_text.contains(&place.name.as_str()) {
             let found = column(&place.name);
             assert_eq!(format!("{found:?}"), format!("{wanted:?}"), "{}", place.name);
         }
@@ -158,10 +246,27 @@ async fn every_value_of_every_type_is_held_as_it_is() {
     assert_eq!(column("timestamp").as_primitive::<TimestampMicrosecondType>().value(3), i64::MIN);
     assert_eq!(column("numeric").as_primitive::<Decimal128Type>().value(2), 10_i128.pow(38) - 1);
     assert!(column("float8").as_primitive::<Float64Type>().value(0).is_nan());
+    let texts = |name| -> Vec<Option<&str>> { column(name).as_string::<i32>().iter().collect() };
+    assert_eq!(texts("interval"), [Some("P1Y2M-3DT1.5S"), None, Some("infinity"), Some("PT0S")]);
+    assert_eq!(texts("wide")[0], Some("17014118346046923173168730371588410.5727"));
+    assert_eq!(texts("wide")[2], Some("-0.0001"));
+    assert_eq!(
+        texts("composite"),
+        [
+            Some("{\"a\":\"00:00:00.000001\",\"b c\":170141183460469231731687303715884105727}"),
+            None,
+            Some("{\"a\":null,\"b c\":7}"),
+            Some("{\"a\":\"00:00:00.000000\",\"b c\":-7}"),
+        ]
+    );
+    let parts = column("record").as_struct();
+    assert!(parts.is_null(1));
+    assert_eq!(parts.column(0).as_string::<i32>().value(0), "00:00:00.000001");
+    assert_eq!(parts.column(1).as_string::<i32>().value(3), "-7");
 }
 
 #[tokio::test]
-async fn every_type_but_an_array_can_be_a_key() {
+async fn every_type_that_can_be_a_key_is_one() {
     let every = every_type();
     for (place, values) in every_value().into_iter().enumerate().take(15) {
         let world = World::new(1);

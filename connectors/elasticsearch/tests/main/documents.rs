@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{Batch, Column, ColumnType, ErrorKind, RowMeta, RowOp, Sink as _, Table};
-use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray,
-    TimestampMicrosecondArray,
+use anabranch_core::{
+    Attribute, Batch, Column, ColumnType, ErrorKind, RowMeta, RowOp, Sink as _, Table, i256,
 };
+use arrow_array::builder::{ListBuilder, MapBuilder, MapFieldNames, StringBuilder};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array,
+    Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+};
+use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 use elasticsearch::http::Method;
@@ -69,6 +72,11 @@ fn everything() -> Batch {
             ("local.time", ColumnType::Timestamp),
             ("moment", ColumnType::TimestampTz),
             ("tags", ColumnType::Array(Box::new(ColumnType::Text))),
+            ("gap", ColumnType::Interval),
+            ("wide", ColumnType::Decimal { precision: 76, scale: 70 }),
+            ("pair", pair()),
+            ("spans", ColumnType::Array(Box::new(span()))),
+            ("words", ColumnType::Map),
         ],
     );
     let element = Field::new("element", DataType::Utf8, true);
@@ -110,8 +118,64 @@ fn everything() -> Batch {
                     .with_timezone("UTC"),
             ),
             Arc::new(tags.finish()),
-        ],
+        ]
+        .into_iter()
+        .chain(made_of_parts())
+        .collect(),
     )
+}
+
+fn pair() -> ColumnType {
+    let attribute = |name: &str, kind| Attribute { name: name.to_owned(), kind };
+    ColumnType::Record(vec![
+        attribute("x", ColumnType::Int32),
+        attribute("it's \"q\"", ColumnType::Float64),
+    ])
+}
+
+fn span() -> ColumnType {
+    ColumnType::Range(Box::new(ColumnType::Date))
+}
+
+fn record(kind: &ColumnType, parts: Vec<ArrayRef>) -> StructArray {
+    let DataType::Struct(fields) = kind.arrow() else { panic!("no struct") };
+    let valid = [true, true, false].into_iter().take(parts[0].len());
+    StructArray::new(fields, parts, Some(valid.collect::<Vec<_>>().into()))
+}
+
+/// `gap`, `wide`, `pair`, `spans` and `words`.
+fn made_of_parts() -> Vec<ArrayRef> {
+    let ints = |values: [i32; 3]| -> ArrayRef { Arc::new(Int32Array::from(values.to_vec())) };
+    let micros: ArrayRef = Arc::new(Int64Array::from(vec![0, i64::MAX, 0]));
+    let gap = vec![ints([14, i32::MAX, 0]), ints([-3, i32::MAX, 0]), micros];
+    let wide = vec![Some(i256::from_i128(i128::MAX)), Some(i256::MINUS_ONE), None];
+    let wide = Decimal256Array::from(wide).with_precision_and_scale(76, 70).unwrap();
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![0.5, f64::NAN, 0.0]));
+    let date = |day| -> ArrayRef { Arc::new(Date32Array::from(vec![day, None])) };
+    let flag = |flag| -> ArrayRef { Arc::new(BooleanArray::from(vec![flag; 2])) };
+    let bounds =
+        vec![date(Some(20_000)), date(Some(i32::MAX)), flag(true), flag(false), flag(false)];
+    let spans = record(&span(), bounds);
+    let element = Arc::new(Field::new("element", span().arrow(), true));
+    let lengths = OffsetBuffer::from_lengths([1, 1, 0]);
+    let names = ["key_value", "key", "value"].map(str::to_owned);
+    let [entry, key, value] = names;
+    let names = MapFieldNames { entry, key, value };
+    let mut words = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+    for (key, value) in [("", Some("no name")), ("a..b", None)] {
+        words.keys().append_value(key);
+        words.values().append_option(value);
+    }
+    for valid in [true, true, false] {
+        words.append(valid).unwrap();
+    }
+    vec![
+        Arc::new(record(&ColumnType::Interval, gap)),
+        Arc::new(wide),
+        Arc::new(record(&pair(), vec![ints([1, 2, 3]), floats])),
+        Arc::new(ListArray::new(element, lengths, Arc::new(spans), None)),
+        Arc::new(words.finish()),
+    ]
 }
 
 #[tokio::test]
@@ -139,11 +203,25 @@ async fn every_type_is_kept_exactly_and_never_refused() {
     has("\"local.time\":\"infinity\"");
     has("\"moment\":\"1970-01-01T00:00:00.000001Z\"");
     has("\"local.time\":null");
+    has("\"gap\":\"P1Y2M-3D\"");
+    has("\"gap\":\"infinity\"");
+    has("\"wide\":-0.0000000000000000000000000000000000000000000000000000000000000000000001,");
+    has("\"pair\":{\"x\":1,\"it's \\\"q\\\"\":0.5}");
+    has("\"it's \\\"q\\\"\":\"NaN\"}");
+    has("\"spans\":[{\"lower\":\"2024-10-04\",\"upper\":\"infinity\",\"lower_inc\":true,");
+    has("\"words\":{\"\":\"no name\",\"a..b\":null}");
     assert_eq!(rows.len(), 3, "keys that look like our own ids are rows like others");
     let query = json!({"query": {"range": {"moment": {"gte": "1970-01-01", "lt": "1970-01-02"}}}});
     let path = format!("{}/_count", server.name("things"));
     let (_, found) = server.ask(Method::Post, &path, &query).await;
     assert_eq!(found["count"], 1, "dates can be searched");
+    for (field, bounds) in
+        [("pair.x", json!({"gte": 2})), ("spans.lower", json!({"lt": "2025-01-01"}))]
+    {
+        let query = json!({"query": {"range": {field: bounds}}});
+        let (_, found) = server.ask(Method::Post, &path, &query).await;
+        assert_eq!(found["count"], 1, "{field} can be searched");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! What identifies a row of a table: its replica identity.
 
-use anabranch_core::{Error, ErrorKind};
+use anabranch_core::{Column, Error, ErrorKind};
 
 use super::query::{RawIndex, RawTable};
+use crate::config::TableName;
 
 /// The columns that identify a row, in the order of the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,4 +72,18 @@ impl NoIdentity {
             ),
         }
     }
+}
+
+/// A column of the key is of a kind that no key can have.
+pub(super) fn unfit_key(table: &TableName, column: &Column) -> Error {
+    let (schema, table, name) = (&table.schema, &table.name, &column.name);
+    Error::new(ErrorKind::Config, format!("tell the rows of {schema}.{table} apart"))
+        .with_source(format!(
+            "column {name} of the key is {}: a value made of parts can be no key",
+            column.source_type
+        ))
+        .with_help(format!(
+            "ALTER TABLE {schema}.{table} REPLICA IDENTITY USING INDEX ..; with a unique index over \
+             numbers, texts, uuids, dates or times"
+        ))
 }

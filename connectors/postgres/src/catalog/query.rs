@@ -7,7 +7,8 @@ use tokio_postgres::{Client, Row};
 
 use super::WireColumn;
 use super::identity::identity_of;
-use super::types::{TypeInfo, Types};
+use super::type_query::load_types;
+use super::types::Types;
 use crate::config::{PostgresConfig, TableName};
 use crate::error::Context;
 
@@ -196,18 +197,6 @@ const COLUMNS: &str = "
            coalesce(t.typcategory = 'S', false) as is_text
     from pg_attribute left join pg_type t on t.oid = atttypid where attrelid = any($1) and attnum > 0 order by attrelid, attnum";
 
-const TYPES: &str = "
-    with recursive used(oid) as (
-      select distinct unnest($1::oid[])
-      union
-      select case when t.typtype = 'd' then t.typbasetype else t.typelem end
-      from used join pg_type t on t.oid = used.oid
-      where t.typtype = 'd' or t.typelem <> 0)
-    select t.oid, format_type(t.oid, null) as name, t.typtype = 'd' as is_domain, t.typbasetype,
-           t.typtypmod, t.typelem, coalesce(e.typarray = t.oid, false) as is_array,
-           coalesce(e.typdelim::text, ',') as delimiter
-    from used join pg_type t on t.oid = used.oid left join pg_type e on e.oid = t.typelem";
-
 /// Reads the configured tables, with what their publication says of them; one that does not exist
 /// is left out.
 pub(crate) async fn load_by_name(
@@ -260,11 +249,7 @@ async fn load(
         }
     }
     let used: Vec<u32> = used.into_iter().collect();
-    let mut types = Types::default();
-    for row in client.query(TYPES, &[&used]).await.doing(action)? {
-        let (oid, info) = type_info(&row).doing(action)?;
-        types.insert(oid, info);
-    }
+    let types = load_types(client, &used, config.values).await?;
     let append_only: HashSet<&String> = config.append_only.iter().collect();
     for table in &mut tables {
         table.append_only = append_only.contains(&table.full_name());
@@ -373,21 +358,4 @@ fn raw_column(row: &Row) -> Result<(u32, RawColumn), tokio_postgres::Error> {
         is_text: row.try_get("is_text")?,
     };
     Ok((row.try_get("attrelid")?, column))
-}
-
-fn type_info(row: &Row) -> Result<(u32, TypeInfo), tokio_postgres::Error> {
-    let name = row.try_get("name")?;
-    let info = if row.try_get("is_domain")? {
-        TypeInfo::Domain {
-            name,
-            base: row.try_get("typbasetype")?,
-            typmod: row.try_get("typtypmod")?,
-        }
-    } else if row.try_get("is_array")? {
-        let element = row.try_get("typelem")?;
-        TypeInfo::Array { name, element, delimiter: letter(row, "delimiter")? }
-    } else {
-        TypeInfo::Plain { name }
-    };
-    Ok((row.try_get("oid")?, info))
 }

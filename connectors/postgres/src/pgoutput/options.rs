@@ -9,6 +9,8 @@ pub(crate) struct PluginOptions {
     pub(crate) server_version: u32,
     /// Send large transactions before they commit.
     pub(crate) streaming: bool,
+    /// Send values in binary format where their types have one.
+    pub(crate) binary: bool,
 }
 
 impl PluginOptions {
@@ -21,6 +23,9 @@ impl PluginOptions {
             // Those of others, too: they show that the WAL before them was read.
             "messages 'true'".to_owned(),
         ];
+        if self.binary {
+            options.push("binary 'true'".to_owned());
+        }
         if self.streaming {
             options.push("streaming 'on'".to_owned());
         }
@@ -53,7 +58,7 @@ mod tests {
     fn each_server_is_asked_for_what_it_has() {
         let sql = |server_version, streaming| {
             let publications = ["it's \"mine\"".to_owned(), "p".to_owned()];
-            PluginOptions { server_version, streaming }.sql(&publications)
+            PluginOptions { server_version, streaming, binary: false }.sql(&publications)
         };
         let names = r#"publication_names '"it''s ""mine""","p"', messages 'true'"#;
         assert_eq!(sql(140_023, false), format!("(proto_version '2', {names})"));

@@ -191,9 +191,12 @@ fn a_prepared_transaction_is_refused_with_the_sql_that_mends_it() {
 }
 
 #[test]
-fn binary_values_and_unknown_messages_are_refused() {
-    let binary = Bytes::from_static(b"I\0\0\0\x07N\0\x01b\0\0\0\x01x");
-    assert_eq!(decode(&binary), Err(DecodeError::Format('b')));
+fn values_have_two_formats_and_unknown_ones_are_refused() {
+    let of =
+        |format: u8| Bytes::from([&b"I\0\0\0\x07N\0\x01"[..], &[format], b"\0\0\0\x01x"].concat());
+    let Ok(Message::Insert { new, .. }) = decode(&of(b'b')) else { panic!("no insert") };
+    assert_eq!(new.value(0), Some(Value::Binary(b"x")));
+    assert_eq!(decode(&of(b'c')), Err(DecodeError::Format('c')));
     assert_eq!(decode(&Bytes::from_static(b"?")), Err(DecodeError::Unknown('?')));
     assert_eq!(decode(&Bytes::new()), Err(DecodeError::Malformed('\0')));
 }
@@ -226,7 +229,7 @@ proptest::proptest! {
         let bytes = row_message(b'I', 1, &[(b'N', &borrowed)]);
         let Ok(Message::Insert { new, .. }) = decode(&bytes) else { panic!("not an insert") };
         let got: Vec<Option<&[u8]>> = new.values().map(|value| match value {
-            Value::Text(text) => Some(text),
+            Value::Text(text) | Value::Binary(text) => Some(text),
             Value::Null | Value::Unchanged => None,
         }).collect();
         let expected: Vec<Option<&[u8]>> =

@@ -19,13 +19,14 @@ pub(crate) struct TupleBuilder {
     values: BytesMut,
 }
 
-/// A value in text format.
+/// A value in one of the two formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
     Null,
     /// A TOASTed value that the change left alone: it was not sent.
     Unchanged,
     Text(&'a [u8]),
+    Binary(&'a [u8]),
 }
 
 impl Tuple {
@@ -37,7 +38,7 @@ impl Tuple {
         for _ in 0..count {
             match fields.u8().ok_or(malformed)? {
                 b'n' | b'u' => {}
-                b't' => {
+                b't' | b'b' => {
                     let length = fields.length().ok_or(malformed)?;
                     fields.take(length).ok_or(malformed)?;
                 }
@@ -60,9 +61,10 @@ impl Tuple {
         std::iter::from_fn(move || match fields.u8()? {
             b'n' => Some(Value::Null),
             b'u' => Some(Value::Unchanged),
-            _ => {
+            format => {
                 let length = fields.length()?;
-                fields.take(length).map(Value::Text)
+                let bytes = fields.take(length)?;
+                Some(if format == b'b' { Value::Binary(bytes) } else { Value::Text(bytes) })
             }
         })
     }
@@ -83,14 +85,17 @@ impl TupleBuilder {
         match value {
             Value::Null => self.values.put_u8(b'n'),
             Value::Unchanged => self.values.put_u8(b'u'),
-            Value::Text(text) => {
-                self.values.put_u8(b't');
-                // No value of PostgreSQL is longer than 1 GiB.
-                self.values.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
-                self.values.put_slice(text);
-            }
+            Value::Text(text) => self.put(b't', text),
+            Value::Binary(bytes) => self.put(b'b', bytes),
         }
         self.count = self.count.saturating_add(1);
+    }
+
+    fn put(&mut self, format: u8, value: &[u8]) {
+        self.values.put_u8(format);
+        // No value of PostgreSQL is longer than 1 GiB.
+        self.values.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        self.values.put_slice(value);
     }
 
     pub(crate) fn finish(self) -> Tuple {

@@ -9,11 +9,13 @@ use anabranch_core::{
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use crate::binary::TextOnly;
 use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
 use crate::error::{Context, bug};
 use crate::history::Plan;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
+use crate::row::RowWriter;
 use crate::session::Session;
 use crate::slot::Slot;
 use crate::stats::SourceStats;
@@ -39,6 +41,9 @@ pub(crate) struct Run {
     pub(crate) catalog: Catalog,
     /// The log, to ask what it was given.
     pub(crate) history: Option<Arc<dyn LogHistory>>,
+    /// Whether the stream has its values in binary format.
+    pub(crate) binary: bool,
+    pub(crate) text_only: TextOnly,
     pub(crate) durable: Durable,
     pub(crate) pulse: Pulse,
     pub(crate) started: watch::Receiver<bool>,
@@ -120,6 +125,11 @@ impl Run {
         }
         let created = self.replication.create_slot(&name, self.server_version).await;
         created.map(|(point, _)| point).doing(|| format!("create slot {name}"))
+    }
+
+    /// Writes rows by the policies of the configuration, and counts what they change.
+    pub(crate) fn row_writer(&self) -> RowWriter {
+        RowWriter::new(self.config.values, Arc::clone(&self.stats))
     }
 
     pub(crate) async fn send(&self, batch: LogBatch, cursor: SourceCursor) -> Result<()> {

@@ -3,8 +3,22 @@
 //! `infinity` travels as the largest value of its width and `-infinity` as the smallest.
 
 use super::ValueError;
+use crate::pgoutput::POSTGRES_EPOCH_US;
 
-const DAY_US: i64 = 86_400_000_000;
+pub(super) const DAY_US: i64 = 86_400_000_000;
+/// Days from 1970 to 2000, where PostgreSQL's binary times begin.
+pub(super) const POSTGRES_EPOCH_DAYS: i32 = 10_957;
+
+/// A timestamp, before it is asked whether it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Microseconds since 1970.
+    At(i64),
+    Infinity,
+    MinusInfinity,
+    /// Later than 64 bits can count to.
+    Beyond,
+}
 
 /// A `date` as days since 1970.
 pub(super) fn date(text: &str) -> Result<i32, ValueError> {
@@ -14,7 +28,7 @@ pub(super) fn date(text: &str) -> Result<i32, ValueError> {
         _ => {
             let (date, bc) = strip_bc(text);
             let days = days(date, bc).ok_or(ValueError::Malformed("date"))?;
-            i32::try_from(days).map_err(|_| ValueError::TimeOutOfRange)
+            i32::try_from(days).map_err(|_| ValueError::Malformed("date"))
         }
     }
 }
@@ -25,12 +39,12 @@ pub(super) fn time(text: &str) -> Result<i64, ValueError> {
 }
 
 /// A `timestamp` as microseconds since 1970.
-pub(super) fn timestamp(text: &str) -> Result<i64, ValueError> {
+pub(super) fn timestamp(text: &str) -> Result<Moment, ValueError> {
     moment(text, |rest| Some(rest), "timestamp")
 }
 
 /// A `timestamptz`, which the session prints in UTC, as microseconds since 1970.
-pub(super) fn timestamptz(text: &str) -> Result<i64, ValueError> {
+pub(super) fn timestamptz(text: &str) -> Result<Moment, ValueError> {
     moment(text, |rest| rest.strip_suffix("+00"), "timestamptz")
 }
 
@@ -38,10 +52,10 @@ fn moment(
     text: &str,
     strip_zone: impl Fn(&str) -> Option<&str>,
     name: &'static str,
-) -> Result<i64, ValueError> {
+) -> Result<Moment, ValueError> {
     match text {
-        "infinity" => return Ok(i64::MAX),
-        "-infinity" => return Ok(i64::MIN),
+        "infinity" => return Ok(Moment::Infinity),
+        "-infinity" => return Ok(Moment::MinusInfinity),
         _ => {}
     }
     let (text, bc) = strip_bc(text);
@@ -50,9 +64,48 @@ fn moment(
         Some((days(date, bc)?, time_us(time)?))
     };
     let (days, us) = parts().ok_or(ValueError::Malformed(name))?;
-    let total = days.checked_mul(DAY_US).and_then(|day_us| day_us.checked_add(us));
-    // The two ends of the range mean infinity.
-    total.filter(|us| *us != i64::MAX && *us != i64::MIN).ok_or(ValueError::TimeOutOfRange)
+    Ok(moment_at(days.checked_mul(DAY_US).and_then(|day_us| day_us.checked_add(us))))
+}
+
+/// A binary timestamp, which counts microseconds since 2000.
+pub(super) fn of_binary(micros: i64) -> Moment {
+    match micros {
+        i64::MAX => Moment::Infinity,
+        i64::MIN => Moment::MinusInfinity,
+        micros => moment_at(micros.checked_add(POSTGRES_EPOCH_US)),
+    }
+}
+
+/// The two ends of the range mean infinity.
+fn moment_at(micros: Option<i64>) -> Moment {
+    match micros {
+        None | Some(i64::MAX | i64::MIN) => Moment::Beyond,
+        Some(micros) => Moment::At(micros),
+    }
+}
+
+/// `0044-03-15 BC`, the date `days` after 1970.
+pub(super) fn date_text(days: i64) -> String {
+    // Years that begin in March, so that the leap day is the last of its year.
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    match year {
+        1.. => format!("{year:04}-{month:02}-{day:02}"),
+        _ => format!("{:04}-{month:02}-{day:02} BC", 1 - year),
+    }
+}
+
+/// `04:05:06.789000`.
+pub(super) fn time_text(micros: i64) -> String {
+    let seconds = micros / 1_000_000;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{:06}", seconds % 60, micros % 1_000_000)
 }
 
 fn strip_bc(text: &str) -> (&str, bool) {
@@ -120,6 +173,9 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(date(text), Ok(expected), "{text}");
+            if !text.ends_with("infinity") {
+                assert_eq!(date_text(expected.into()), text);
+            }
         }
     }
 
@@ -143,20 +199,22 @@ mod tests {
             ("1969-12-31 23:59:59.5", -500_000),
             ("4713-01-01 00:00:00 BC", -2_440_550 * DAY_US),
             ("294247-01-10 04:00:54.775806", i64::MAX - 1),
-            ("infinity", i64::MAX),
-            ("-infinity", i64::MIN),
         ];
         for (text, expected) in cases {
-            assert_eq!(timestamp(text), Ok(expected), "{text}");
+            assert_eq!(timestamp(text), Ok(Moment::At(expected)), "{text}");
+            assert_eq!(of_binary(expected - POSTGRES_EPOCH_US), Moment::At(expected), "{text}");
         }
-        assert_eq!(timestamptz("10000-01-01 00:00:00+00"), Ok(253_402_300_800_000_000));
-        assert_eq!(timestamptz("0044-03-15 12:00:00+00 BC"), Ok(-63_517_780_800_000_000));
+        assert_eq!(timestamp("infinity"), Ok(Moment::Infinity));
+        assert_eq!(timestamp("-infinity"), Ok(Moment::MinusInfinity));
+        assert_eq!(timestamptz("10000-01-01 00:00:00+00"), Ok(Moment::At(253_402_300_800_000_000)));
+        let ides = Ok(Moment::At(-63_517_780_800_000_000));
+        assert_eq!(timestamptz("0044-03-15 12:00:00+00 BC"), ides);
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         for text in ["294276-12-31 23:59:59.999999", "294247-01-10 04:00:54.775807"] {
-            assert_eq!(timestamp(text), Err(ValueError::TimeOutOfRange), "{text}");
+            assert_eq!(timestamp(text), Ok(Moment::Beyond), "{text}");
         }
         for text in ["", "2026-07-01", "2026-13-01 00:00:00", "2026-07-01 25:00:00", "x"] {
             assert_eq!(timestamp(text), Err(ValueError::Malformed("timestamp")), "{text}");

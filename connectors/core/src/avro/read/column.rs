@@ -7,19 +7,20 @@ use std::mem;
 use std::sync::Arc;
 
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type,
+    Int16Type, Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, ListArray, PrimitiveArray, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, ListArray, MapArray,
+    PrimitiveArray, StringArray, StructArray, TimestampMicrosecondArray,
 };
-use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow_schema::{ArrowError, Field, FieldRef};
+use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer, i256};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
 
 use super::input::Input;
-use crate::ColumnType;
 use crate::avro::Malformed;
+use crate::table::map_entries;
+use crate::{ColumnType, Member, NARROW_PRECISION_MAX};
 
 /// A column of a batch, or the elements of an array column.
 #[derive(Debug)]
@@ -40,12 +41,15 @@ enum Cells {
     Float32(Vec<f32>),
     Float64(Vec<f64>),
     Decimal(Decimals),
+    WideDecimal(WideDecimals),
     Text(Varying),
     Bytes(Varying),
     Date(Vec<i32>),
     Time(Vec<i64>),
     Timestamp { micros: Vec<i64>, is_utc: bool },
     Array { ends: Vec<i32>, elements: Box<Column>, field: FieldRef },
+    Map { ends: Vec<i32>, keys: Varying, values: Box<Column> },
+    Record { len: usize, members: Vec<Column>, fields: Fields },
 }
 
 #[derive(Debug)]
@@ -55,6 +59,15 @@ struct Decimals {
     scale: i8,
     /// The least number with a digit too many.
     bound: u128,
+}
+
+#[derive(Debug)]
+struct WideDecimals {
+    unscaled: Vec<i256>,
+    precision: u8,
+    scale: i8,
+    /// The least number with a digit too many.
+    bound: i256,
 }
 
 /// Values of any length, one after another, and where each ends.
@@ -75,12 +88,17 @@ pub(super) fn cell_bytes(kind: &ColumnType) -> usize {
         | ColumnType::Time
         | ColumnType::Timestamp
         | ColumnType::TimestampTz => 9,
+        ColumnType::Decimal { precision, .. } if *precision > NARROW_PRECISION_MAX => 33,
         ColumnType::Decimal { .. } => 17,
         ColumnType::Text
         | ColumnType::Json
         | ColumnType::Uuid
         | ColumnType::Bytes
+        | ColumnType::Map
         | ColumnType::Array(_) => 5,
+        ColumnType::Interval | ColumnType::Range(_) | ColumnType::Record(_) => {
+            1 + kind.members().iter().map(|member| cell_bytes(member.kind)).sum::<usize>()
+        }
     }
 }
 
@@ -135,12 +153,7 @@ impl Cells {
             ColumnType::Int64 => Self::Int64(Vec::new()),
             ColumnType::Float32 => Self::Float32(Vec::new()),
             ColumnType::Float64 => Self::Float64(Vec::new()),
-            ColumnType::Decimal { precision, scale } => Self::Decimal(Decimals {
-                unscaled: Vec::new(),
-                precision: *precision,
-                scale: i8::try_from(*scale).unwrap_or(i8::MAX),
-                bound: 10_u128.checked_pow(u32::from(*precision)).unwrap_or(u128::MAX),
-            }),
+            ColumnType::Decimal { precision, scale } => Self::decimal(*precision, *scale),
             ColumnType::Text | ColumnType::Json | ColumnType::Uuid => {
                 Self::Text(Varying::default())
             }
@@ -154,6 +167,29 @@ impl Cells {
                 elements: Box::new(Column::new(element, true)),
                 field: Arc::new(Field::new("element", element.arrow(), true)),
             },
+            ColumnType::Map => Self::Map {
+                ends: Vec::new(),
+                keys: Varying::default(),
+                values: Box::new(Column::new(&ColumnType::Text, true)),
+            },
+            ColumnType::Interval | ColumnType::Range(_) | ColumnType::Record(_) => {
+                let members = kind.members();
+                let member = |part: &Member<'_>| Column::new(part.kind, part.nullable);
+                let members = members.iter().map(member).collect();
+                Self::Record { len: 0, members, fields: kind.fields() }
+            }
+        }
+    }
+
+    fn decimal(precision: u8, scale: u8) -> Self {
+        let scale = i8::try_from(scale).unwrap_or(i8::MAX);
+        let power = u32::from(precision);
+        if precision > NARROW_PRECISION_MAX {
+            let bound = i256::from_i128(10).checked_pow(power).unwrap_or(i256::MAX);
+            Self::WideDecimal(WideDecimals { unscaled: Vec::new(), precision, scale, bound })
+        } else {
+            let bound = 10_u128.checked_pow(power).unwrap_or(u128::MAX);
+            Self::Decimal(Decimals { unscaled: Vec::new(), precision, scale, bound })
         }
     }
 
@@ -168,11 +204,23 @@ impl Cells {
             Self::Float32(values) => values.push(input.float()?),
             Self::Float64(values) => values.push(input.double()?),
             Self::Decimal(decimals) => decimals.read(input)?,
+            Self::WideDecimal(decimals) => decimals.read(input)?,
             Self::Text(texts) => texts.push(input.string()?.as_bytes())?,
             Self::Bytes(values) => values.push(input.bytes()?)?,
             Self::Array { ends, elements, .. } => {
-                read_elements(elements, input)?;
+                input.blocks(|input| elements.read(input))?;
                 ends.push(end(elements.len())?);
+            }
+            Self::Map { ends, keys, values } => {
+                input.blocks(|input| {
+                    keys.push(input.string()?.as_bytes())?;
+                    values.read(input)
+                })?;
+                ends.push(end(values.len())?);
+            }
+            Self::Record { len, members, .. } => {
+                members.iter_mut().try_for_each(|member| member.read(input))?;
+                *len += 1;
             }
         }
         Ok(())
@@ -189,8 +237,13 @@ impl Cells {
             Self::Float32(values) => values.push(0.0),
             Self::Float64(values) => values.push(0.0),
             Self::Decimal(decimals) => decimals.unscaled.push(0),
+            Self::WideDecimal(decimals) => decimals.unscaled.push(i256::ZERO),
             Self::Text(values) | Self::Bytes(values) => values.ends.push(last(&values.ends)),
-            Self::Array { ends, .. } => ends.push(last(ends)),
+            Self::Array { ends, .. } | Self::Map { ends, .. } => ends.push(last(ends)),
+            Self::Record { len, members, .. } => {
+                members.iter_mut().for_each(Column::push_null);
+                *len += 1;
+            }
         }
     }
 
@@ -205,13 +258,20 @@ impl Cells {
             Self::Float32(values) => values.truncate(len),
             Self::Float64(values) => values.truncate(len),
             Self::Decimal(decimals) => decimals.unscaled.truncate(len),
-            Self::Text(values) | Self::Bytes(values) => {
-                values.ends.truncate(len);
-                values.bytes.truncate(last_place(&values.ends));
-            }
+            Self::WideDecimal(decimals) => decimals.unscaled.truncate(len),
+            Self::Text(values) | Self::Bytes(values) => values.truncate(len),
             Self::Array { ends, elements, .. } => {
                 ends.truncate(len);
                 elements.truncate(last_place(ends));
+            }
+            Self::Map { ends, keys, values } => {
+                ends.truncate(len);
+                keys.truncate(last_place(ends));
+                values.truncate(last_place(ends));
+            }
+            Self::Record { len: held, members, .. } => {
+                *held = len.min(*held);
+                members.iter_mut().for_each(|member| member.truncate(len));
             }
         }
     }
@@ -228,6 +288,7 @@ impl Cells {
             Self::Float32(values) => primitive::<Float32Type>(values, nulls)?,
             Self::Float64(values) => primitive::<Float64Type>(values, nulls)?,
             Self::Decimal(decimals) => decimals.finish(nulls)?,
+            Self::WideDecimal(decimals) => decimals.finish(nulls)?,
             Self::Text(texts) => {
                 let (ends, bytes) = texts.take();
                 Arc::new(StringArray::try_new(ends, bytes, nulls)?)
@@ -249,8 +310,33 @@ impl Cells {
                 let ends = offsets(mem::take(ends));
                 Arc::new(ListArray::try_new(Arc::clone(field), ends, elements.finish()?, nulls)?)
             }
+            Self::Map { ends, keys, values } => {
+                let (key_ends, key_bytes) = keys.take();
+                let keys = StringArray::try_new(key_ends, key_bytes, None)?;
+                map(offsets(mem::take(ends)), keys, values.finish()?, nulls)?
+            }
+            Self::Record { len, members, fields } => {
+                let len = mem::take(len);
+                let arrays = members.iter_mut().map(Column::finish).collect::<Result<_, _>>()?;
+                let fields = fields.clone();
+                Arc::new(StructArray::try_new_with_length(fields, arrays, nulls, len)?)
+            }
         })
     }
+}
+
+fn map(
+    ends: OffsetBuffer<i32>,
+    keys: StringArray,
+    values: ArrayRef,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef, ArrowError> {
+    let field = map_entries();
+    let DataType::Struct(fields) = field.data_type().clone() else {
+        return Err(ArrowError::SchemaError("the entries of a map are a struct".to_owned()));
+    };
+    let entries = StructArray::try_new(fields, vec![Arc::new(keys), values], None)?;
+    Ok(Arc::new(MapArray::try_new(Arc::new(field), ends, entries, nulls, false)?))
 }
 
 impl Decimals {
@@ -270,7 +356,29 @@ impl Decimals {
     }
 }
 
+impl WideDecimals {
+    fn read(&mut self, input: &mut Input<'_>) -> Result<(), Malformed> {
+        let unscaled = input.wide_decimal()?;
+        if unscaled >= self.bound || unscaled <= -self.bound {
+            return Err(Malformed::Decimal);
+        }
+        self.unscaled.push(unscaled);
+        Ok(())
+    }
+
+    fn finish(&mut self, nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
+        let unscaled = ScalarBuffer::from(mem::take(&mut self.unscaled));
+        let array: Decimal256Array = PrimitiveArray::<Decimal256Type>::try_new(unscaled, nulls)?;
+        Ok(Arc::new(array.with_precision_and_scale(self.precision, self.scale)?))
+    }
+}
+
 impl Varying {
+    fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.bytes.truncate(last_place(&self.ends));
+    }
+
     fn push(&mut self, value: &[u8]) -> Result<(), Malformed> {
         let end = end(self.bytes.len() + value.len())?;
         self.bytes.extend_from_slice(value);
@@ -280,16 +388,6 @@ impl Varying {
 
     fn take(&mut self) -> (OffsetBuffer<i32>, Buffer) {
         (offsets(mem::take(&mut self.ends)), Buffer::from_vec(mem::take(&mut self.bytes)))
-    }
-}
-
-fn read_elements(elements: &mut Column, input: &mut Input<'_>) -> Result<(), Malformed> {
-    loop {
-        // Each element takes a byte at least, so the payload bounds this.
-        match input.block()? {
-            0 => return Ok(()),
-            count => (0..count).try_for_each(|_| elements.read(input))?,
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The primitives of Avro's binary encoding, read from the front of a slice.
 
+use arrow_buffer::i256;
+
 use crate::avro::Malformed;
 
 /// The bytes of a 64-bit varint, seven bits each.
@@ -83,14 +85,22 @@ impl<'a> Input<'a> {
 
     /// The unscaled value of a `decimal`; longer forms than the shortest are read, too.
     pub(super) fn decimal(&mut self) -> Result<i128, Malformed> {
-        const LEN: usize = size_of::<i128>();
+        self.sign_extended().map(i128::from_be_bytes)
+    }
+
+    /// The same in twice the width.
+    pub(super) fn wide_decimal(&mut self) -> Result<i256, Malformed> {
+        self.sign_extended().map(i256::from_be_bytes)
+    }
+
+    fn sign_extended<const LEN: usize>(&mut self) -> Result<[u8; LEN], Malformed> {
         let bytes = self.bytes()?;
         let is_negative = bytes.first().is_some_and(|first| *first >= 0x80);
         let fill = if is_negative { 0xFF } else { 0 };
         let mut wide = [fill; LEN];
         let spare = LEN.checked_sub(bytes.len()).ok_or(Malformed::Decimal)?;
         wide.get_mut(spare..).ok_or(Malformed::Decimal)?.copy_from_slice(bytes);
-        Ok(i128::from_be_bytes(wide))
+        Ok(wide)
     }
 
     /// The branch of a `["null", T]`: whether a value follows.
@@ -105,12 +115,26 @@ impl<'a> Input<'a> {
     /// The header of an array's next block: how many elements follow; 0 ends the array.
     ///
     /// A negative count is followed by the block's size in bytes, which is of use to no one here.
-    pub(super) fn block(&mut self) -> Result<u64, Malformed> {
+    fn block(&mut self) -> Result<u64, Malformed> {
         let count = self.long()?;
         if count < 0 {
             self.long()?;
         }
         Ok(count.unsigned_abs())
+    }
+
+    /// Reads every element of an array or a map by `read`. Each takes a byte at least, its branch or
+    /// the length of its name, so the payload bounds this.
+    pub(super) fn blocks(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        loop {
+            match self.block()? {
+                0 => return Ok(()),
+                count => (0..count).try_for_each(|_| read(self))?,
+            }
+        }
     }
 
     pub(super) fn skip(&mut self, len: usize) -> Result<(), Malformed> {

@@ -1,8 +1,8 @@
 //! How to pass over a value without looking at it.
 
 use super::input::Input;
-use crate::ColumnType;
 use crate::avro::Malformed;
+use crate::{ColumnType, Member};
 
 /// One step of the program that passes over a row.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ enum Step {
     Sized,
     /// Blocks of elements.
     Array(Box<Skip>),
+    /// Blocks of texts, each with a text or null.
+    Map,
+    /// One after another.
+    Record(Vec<Skip>),
 }
 
 impl Skip {
@@ -42,6 +46,12 @@ impl Skip {
             | ColumnType::Bytes
             | ColumnType::Uuid => Step::Sized,
             ColumnType::Array(element) => Step::Array(Box::new(Self::compile(element, true))),
+            ColumnType::Map => Step::Map,
+            ColumnType::Interval | ColumnType::Range(_) | ColumnType::Record(_) => {
+                let members = kind.members();
+                let member = |part: &Member<'_>| Self::compile(part.kind, part.nullable);
+                Step::Record(members.iter().map(member).collect())
+            }
         };
         Self { nullable, step }
     }
@@ -54,13 +64,12 @@ impl Skip {
             Step::Fixed(len) => input.skip(*len),
             Step::Varint => input.long().map(|_| ()),
             Step::Sized => input.bytes().map(|_| ()),
-            Step::Array(element) => loop {
-                // Each element takes a byte at least, so the payload bounds this.
-                match input.block()? {
-                    0 => break Ok(()),
-                    count => (0..count).try_for_each(|_| element.skip(input))?,
-                }
-            },
+            Step::Array(element) => input.blocks(|input| element.skip(input)),
+            Step::Map => input.blocks(|input| {
+                input.bytes()?;
+                if input.branch()? { input.bytes().map(|_| ()) } else { Ok(()) }
+            }),
+            Step::Record(members) => members.iter().try_for_each(|member| member.skip(input)),
         }
     }
 }

@@ -92,11 +92,9 @@ fn skip_transaction(input: &mut Input<'_>) -> Result<(), Malformed> {
 /// Passes over an array of strings and says whether there was one.
 fn any_strings(input: &mut Input<'_>) -> Result<bool, Malformed> {
     let mut any = false;
-    loop {
-        match input.block()? {
-            0 => return Ok(any),
-            count => (0..count).try_for_each(|_| input.bytes().map(|_| ()))?,
-        }
+    input.blocks(|input| {
         any = true;
-    }
+        input.bytes().map(|_| ())
+    })?;
+    Ok(any)
 }

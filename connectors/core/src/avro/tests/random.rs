@@ -5,8 +5,8 @@ use std::sync::Arc;
 use apache_avro::types::Value;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
-    Time64MicrosecondType, TimestampMicrosecondType,
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int16Type, Int32Type,
+    Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use proptest::sample::Index;
 
 use crate::avro::{escape, write};
 use crate::{
-    Change, Column, ColumnType, Epoch, Event, Lsn, Op, Position, Table, Transaction, Version,
+    Attribute, Change, Column, ColumnType, Epoch, Event, Lsn, NARROW_PRECISION_MAX, Op, Position,
+    Table, Transaction, Version, i256,
 };
 
 /// A value, whatever its column. Floats are kept as bits, so that NaN equals itself.
@@ -28,9 +29,12 @@ pub(crate) enum Cell {
     Float32(u32),
     Float64(u64),
     Decimal(i128),
+    WideDecimal(i256),
     Text(String),
     Bytes(Vec<u8>),
     List(Vec<Self>),
+    Map(Vec<(String, Self)>),
+    Record(Vec<Self>),
 }
 
 pub(crate) type Row = Vec<Cell>;
@@ -46,8 +50,11 @@ pub(crate) struct Sample {
 
 pub(crate) fn table() -> impl Strategy<Value = Arc<Table>> {
     let column = ("[a-z]{1,6}|\\PC{1,6}", kind());
-    (vec(column, 1..8), vec(any::<Index>(), 1..4)).prop_map(|(columns, key)| {
-        let width = columns.len();
+    let first = ("[a-z]{1,6}", scalar());
+    (first, vec(column, 0..8), vec(any::<Index>(), 1..4)).prop_map(|(first, mut columns, key)| {
+        columns.insert(0, first);
+        let fit: Vec<usize> =
+            (0..columns.len()).filter(|place| columns[*place].1.can_be_key()).collect();
         // A number makes the names distinct.
         let column = |(place, (name, kind)): (usize, (String, ColumnType))| Column {
             attnum: i16::try_from(place + 1).unwrap(),
@@ -56,7 +63,7 @@ pub(crate) fn table() -> impl Strategy<Value = Arc<Table>> {
             kind,
         };
         let columns = columns.into_iter().enumerate().map(column).collect();
-        let mut key: Vec<usize> = key.iter().map(|index| index.index(width)).collect();
+        let mut key: Vec<usize> = key.iter().map(|index| *index.get(&fit)).collect();
         let mut seen = std::collections::HashSet::new();
         key.retain(|place| seen.insert(*place));
         let (schema, name) = ("shop".to_owned(), "orders".to_owned());
@@ -64,15 +71,15 @@ pub(crate) fn table() -> impl Strategy<Value = Arc<Table>> {
     })
 }
 
-pub(crate) fn kind() -> impl Strategy<Value = ColumnType> {
-    let scalar = prop_oneof![
+fn scalar() -> impl Strategy<Value = ColumnType> + Clone {
+    prop_oneof![
         Just(ColumnType::Bool),
         Just(ColumnType::Int16),
         Just(ColumnType::Int32),
         Just(ColumnType::Int64),
         Just(ColumnType::Float32),
         Just(ColumnType::Float64),
-        (1..=38_u8)
+        (1..=crate::PRECISION_MAX)
             .prop_flat_map(|precision| (Just(precision), 0..=precision))
             .prop_map(|(precision, scale)| ColumnType::Decimal { precision, scale }),
         Just(ColumnType::Text),
@@ -83,11 +90,29 @@ pub(crate) fn kind() -> impl Strategy<Value = ColumnType> {
         Just(ColumnType::Time),
         Just(ColumnType::Timestamp),
         Just(ColumnType::TimestampTz),
-    ];
-    prop_oneof![
-        5 => scalar.clone(),
-        1 => scalar.prop_map(|element| ColumnType::Array(Box::new(element))),
     ]
+}
+
+pub(crate) fn kind() -> impl Strategy<Value = ColumnType> {
+    let leaf = prop_oneof![
+        8 => scalar(),
+        1 => Just(ColumnType::Interval),
+        1 => Just(ColumnType::Map),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            2 => inner.clone().prop_map(|element| ColumnType::Array(Box::new(element))),
+            1 => inner.clone().prop_map(|bound| ColumnType::Range(Box::new(bound))),
+            2 => vec(("[a-z]{1,3}|\\PC{1,3}", inner), 1..4).prop_map(|parts| {
+                // A number makes the names distinct.
+                let attribute = |(place, (name, kind))| Attribute {
+                    name: format!("{name}{place}"),
+                    kind,
+                };
+                ColumnType::Record(parts.into_iter().enumerate().map(attribute).collect())
+            }),
+        ]
+    })
 }
 
 pub(crate) fn cell(kind: &ColumnType) -> BoxedStrategy<Cell> {
@@ -104,6 +129,15 @@ pub(crate) fn cell(kind: &ColumnType) -> BoxedStrategy<Cell> {
         }
         ColumnType::Float32 => any::<u32>().prop_map(Cell::Float32).boxed(),
         ColumnType::Float64 => any::<u64>().prop_map(Cell::Float64).boxed(),
+        ColumnType::Decimal { precision, .. } if *precision > NARROW_PRECISION_MAX => {
+            let bound = i256::from_i128(10).checked_pow((*precision).into()).unwrap();
+            let most = bound - i256::ONE;
+            let random = any::<(u128, i128)>().prop_map(|(low, high)| i256::from_parts(low, high));
+            let random = random.prop_map(move |value| value.checked_rem(bound).unwrap());
+            prop_oneof![random, Just(most), Just(-most), any::<i128>().prop_map(i256::from_i128)]
+                .prop_map(Cell::WideDecimal)
+                .boxed()
+        }
         ColumnType::Decimal { precision, .. } => {
             let bound = 10_i128.pow((*precision).into()) - 1;
             let near = prop_oneof![-bound..=bound, Just(bound), Just(-bound), Just(0)];
@@ -116,6 +150,19 @@ pub(crate) fn cell(kind: &ColumnType) -> BoxedStrategy<Cell> {
             any::<u128>().prop_map(|v| Cell::Text(uuid::Uuid::from_u128(v).to_string())).boxed()
         }
         ColumnType::Array(element) => vec(nullable(element), 0..5).prop_map(Cell::List).boxed(),
+        ColumnType::Map => {
+            let text = any::<String>().prop_map(Cell::Text);
+            let value = prop_oneof![1 => Just(Cell::Null), 3 => text];
+            let entries = proptest::collection::btree_map(any::<String>(), value, 0..4);
+            entries.prop_map(|entries| Cell::Map(entries.into_iter().collect())).boxed()
+        }
+        ColumnType::Interval | ColumnType::Range(_) | ColumnType::Record(_) => {
+            let members = kind.members();
+            let part = |part: &crate::Member<'_>| {
+                if part.nullable { nullable(part.kind) } else { cell(part.kind) }
+            };
+            members.iter().map(part).collect::<Vec<_>>().prop_map(Cell::Record).boxed()
+        }
     }
 }
 
@@ -198,21 +245,41 @@ fn encode_cell(out: &mut Vec<u8>, kind: &ColumnType, cell: &Cell) {
         Cell::Float32(bits) => write::float(out, f32::from_bits(*bits)),
         Cell::Float64(bits) => write::double(out, f64::from_bits(*bits)),
         Cell::Decimal(unscaled) => write::decimal(out, *unscaled),
+        Cell::WideDecimal(unscaled) => write::wide_decimal(out, *unscaled),
         Cell::Text(text) => write::string(out, text),
         Cell::Bytes(bytes) => write::bytes(out, bytes),
         Cell::List(cells) => {
             let ColumnType::Array(element) = kind else { unreachable!("a list outside an array") };
             write::array_start(out, cells.len());
-            for cell in cells {
-                if *cell == Cell::Null {
-                    write::null_branch(out);
-                } else {
-                    write::value_branch(out);
-                    encode_cell(out, element, cell);
-                }
+            cells.iter().for_each(|cell| encode_nullable(out, element, cell));
+            write::array_end(out);
+        }
+        Cell::Map(entries) => {
+            write::array_start(out, entries.len());
+            for (key, value) in entries {
+                write::string(out, key);
+                encode_nullable(out, &ColumnType::Text, value);
             }
             write::array_end(out);
         }
+        Cell::Record(cells) => {
+            for (part, cell) in kind.members().iter().zip(cells) {
+                if part.nullable {
+                    encode_nullable(out, part.kind, cell);
+                } else {
+                    encode_cell(out, part.kind, cell);
+                }
+            }
+        }
+    }
+}
+
+fn encode_nullable(out: &mut Vec<u8>, kind: &ColumnType, cell: &Cell) {
+    if *cell == Cell::Null {
+        write::null_branch(out);
+    } else {
+        write::value_branch(out);
+        encode_cell(out, kind, cell);
     }
 }
 
@@ -259,11 +326,29 @@ fn avro_cell(kind: &ColumnType, cell: &Cell) -> Value {
         (_, Cell::Float32(bits)) => Value::Float(f32::from_bits(*bits)),
         (_, Cell::Float64(bits)) => Value::Double(f64::from_bits(*bits)),
         (_, Cell::Decimal(unscaled)) => Value::Decimal(unscaled.to_be_bytes().into()),
+        (_, Cell::WideDecimal(unscaled)) => Value::Decimal(unscaled.to_be_bytes().into()),
         (ColumnType::Uuid, Cell::Text(text)) => Value::Uuid(text.parse().unwrap()),
         (_, Cell::Text(text)) => Value::String(text.clone()),
         (_, Cell::Bytes(bytes)) => Value::Bytes(bytes.clone()),
         (ColumnType::Array(element), Cell::List(cells)) => {
             Value::Array(cells.iter().map(|cell| avro_nullable(element, cell)).collect())
+        }
+        (_, Cell::Map(entries)) => {
+            let entry = |(key, value): &(String, Cell)| {
+                (key.clone(), avro_nullable(&ColumnType::Text, value))
+            };
+            Value::Map(entries.iter().map(entry).collect())
+        }
+        (kind, Cell::Record(cells)) => {
+            let field = |(part, cell): (&crate::Member<'_>, &Cell)| {
+                let value = if part.nullable {
+                    avro_nullable(part.kind, cell)
+                } else {
+                    avro_cell(part.kind, cell)
+                };
+                (escape(part.name).into_owned(), value)
+            };
+            Value::Record(kind.members().iter().zip(cells).map(field).collect())
         }
         (kind, cell) => unreachable!("{cell:?} is no {kind:?}"),
     }
@@ -290,6 +375,9 @@ fn arrow_cell(kind: &ColumnType, array: &dyn Array, row: usize) -> Cell {
         ColumnType::Float64 => {
             Cell::Float64(array.as_primitive::<Float64Type>().value(row).to_bits())
         }
+        ColumnType::Decimal { precision, .. } if *precision > NARROW_PRECISION_MAX => {
+            Cell::WideDecimal(array.as_primitive::<Decimal256Type>().value(row))
+        }
         ColumnType::Decimal { .. } => {
             Cell::Decimal(array.as_primitive::<Decimal128Type>().value(row))
         }
@@ -306,6 +394,26 @@ fn arrow_cell(kind: &ColumnType, array: &dyn Array, row: usize) -> Cell {
             let elements = array.as_list::<i32>().value(row);
             let cells = 0..elements.len();
             Cell::List(cells.map(|n| arrow_cell(element, elements.as_ref(), n)).collect())
+        }
+        ColumnType::Map => {
+            let entries = array.as_map().value(row);
+            let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1));
+            let entry = |n| {
+                let value = arrow_cell(&ColumnType::Text, values.as_ref(), n);
+                (keys.value(n).to_owned(), value)
+            };
+            let mut entries: Vec<_> = (0..entries.len()).map(entry).collect();
+            // `apache-avro` writes a map in no order.
+            entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            Cell::Map(entries)
+        }
+        ColumnType::Interval | ColumnType::Range(_) | ColumnType::Record(_) => {
+            let members = kind.members();
+            let parts = members.iter().zip(array.as_struct().columns());
+            let cell = |(part, array): (&crate::Member<'_>, &arrow_array::ArrayRef)| {
+                arrow_cell(part.kind, array.as_ref(), row)
+            };
+            Cell::Record(parts.map(cell).collect())
         }
     }
 }
