@@ -3,7 +3,7 @@
 # Outside the checkout, so that a fresh clone builds on what is there.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/anabranch/target
 
-.PHONY: demo test test-matrix test-large lint bench
+.PHONY: demo test test-matrix test-large lint bench fuzz
 
 # Starts the services, runs the daemon on the sample shop, kills it twice, compares every row.
 # KEEP=1 leaves everything running.
@@ -29,3 +29,9 @@ lint:
 # A release build, measured against what each stage cannot beat. Not a test: it asserts nothing.
 bench:
 	@compose/with-services benches/run
+
+# The decoders of the stream, and what reads it, fed with nonsense for so many seconds each. The inputs that it has found
+# before are in fuzz/corpus, and `make test` runs them too.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@fuzz/run $(FUZZ_SECONDS)

@@ -165,15 +165,10 @@ impl Draft {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::catalog::tests::raw_orders;
-    use crate::catalog::{Catalog, KnownTables, Types};
-    use crate::pgoutput::decode;
-    use crate::pgoutput::tests::{begin_message, commit_message, row_message};
-    use crate::transaction::Step;
-    use anabranch_core::{CURSOR_FORMAT, Epoch, Phase, Rereads};
+/// A position, for tests.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod samples {
+    use anabranch_core::{CURSOR_FORMAT, Epoch, Lsn, Phase, Rereads, SourceCursor};
 
     pub(crate) fn cursor() -> SourceCursor {
         SourceCursor {
@@ -191,6 +186,19 @@ pub(crate) mod tests {
             fork: None,
         }
     }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::catalog::tests::raw_orders;
+    use crate::catalog::{Catalog, KnownTables, Types};
+    use crate::pgoutput::decode;
+    use crate::pgoutput::tests::{begin_message, commit_message, row_message};
+    use crate::transaction::Step;
+    use anabranch_core::{Epoch, Rereads};
+
+    pub(crate) use super::samples::cursor;
 
     struct Run {
         assembler: Assembler,

@@ -15,6 +15,9 @@ mod query;
 mod type_query;
 mod types;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod samples;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

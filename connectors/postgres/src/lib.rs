@@ -24,6 +24,9 @@ mod copying;
 mod error;
 mod feed;
 mod fields;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod heartbeat;
 mod history;

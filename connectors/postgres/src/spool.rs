@@ -12,6 +12,8 @@
 
 mod config;
 mod disk;
+#[cfg(any(test, fuzzing))]
+mod fake;
 mod replay;
 mod transaction;
 
@@ -26,6 +28,8 @@ use tokio::task::JoinHandle;
 use crate::pgoutput::{DecodeError, StreamAbort, StreamCommit, StreamStart};
 pub use config::SpoolConfig;
 use disk::{Disk, Folder};
+#[cfg(any(test, fuzzing))]
+pub(crate) use fake::FakeDisk;
 pub(crate) use replay::Replay;
 use transaction::{Spooled, Written};
 
@@ -207,4 +211,4 @@ impl Spool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -202,7 +202,10 @@ impl Assembler {
 
     fn commit(&mut self, commit: Commit) -> Result<Step> {
         match self.open.take() {
-            Some(open) if open.transaction.commit_lsn == commit.commit_lsn => {
+            Some(open)
+                if open.transaction.commit_lsn == commit.commit_lsn
+                    && commit.commit_lsn < commit.end_lsn =>
+            {
                 self.delivered = self.delivered.max(commit.end_lsn);
                 Ok(Step::Committed { end_lsn: commit.end_lsn })
             }

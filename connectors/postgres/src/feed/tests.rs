@@ -10,7 +10,7 @@ use crate::pgoutput::tests::{
     begin_message, commit_message, in_block, relation_message, row_message, stream_abort,
     stream_commit, stream_start, stream_stop, truncate_message,
 };
-use crate::spool::tests::FakeFolder;
+use crate::spool::FakeDisk;
 
 struct Run {
     feed: Feed,
@@ -60,7 +60,7 @@ impl Run {
 }
 
 fn spool(memory_max: usize) -> Spool {
-    Spool::new(memory_max, FakeFolder::with_room(1 << 20).0)
+    Spool::new(memory_max, FakeDisk::with_room(1 << 20).0)
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn a_transaction_that_is_rolled_back_is_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn while_the_disk_is_full_the_server_is_answered_and_nothing_is_read() {
-    let (disk, room) = FakeFolder::with_room(0);
+    let (disk, room) = FakeDisk::with_room(0);
     let Run { mut feed, server } = run(Spool::new(100, disk));
     let (mut statuses, mut server) = tokio::io::split(server);
     let commit = commit_message(0x100, 0x128);

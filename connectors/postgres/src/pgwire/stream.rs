@@ -51,7 +51,7 @@ impl ReplicationStream {
     }
 
     /// A stream from a server that a test plays.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn over(server: tokio::io::DuplexStream, wal_sender_timeout_ms: u64) -> Self {
         let connected = Connected { transport: Box::new(server), socket: None };
         Self::new(connected, BytesMut::new(), Durable::default(), wal_sender_timeout_ms)

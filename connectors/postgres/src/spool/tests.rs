@@ -1,94 +1,17 @@
 //! What comes out of the spool is what was not rolled back, whatever went to disk on the way.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::disk::SpoolFile;
+use super::fake::FakeDisk;
 use super::*;
 use crate::pgoutput::tests::{relation_message, row_message};
 use crate::pgoutput::{Commit, Message, decode};
 use anabranch_core::Lsn;
-
-/// A disk in memory that has room for so many bytes.
-#[derive(Debug, Default)]
-pub(crate) struct FakeDisk {
-    pub(crate) room: AtomicUsize,
-    used: AtomicUsize,
-}
-
-#[derive(Debug)]
-struct FakeFile {
-    bytes: Mutex<Vec<u8>>,
-    disk: Arc<FakeDisk>,
-}
-
-/// The handle that gives out files.
-#[derive(Debug, Default)]
-pub(crate) struct FakeFolder(pub(crate) Arc<FakeDisk>);
-
-impl FakeFolder {
-    pub(crate) fn with_room(room: usize) -> (Arc<dyn Disk>, Arc<FakeDisk>) {
-        let disk = Arc::new(FakeDisk { room: room.into(), used: AtomicUsize::default() });
-        (Arc::new(Self(Arc::clone(&disk))), disk)
-    }
-}
-
-impl Disk for FakeFolder {
-    fn create(&self) -> io::Result<Arc<dyn SpoolFile>> {
-        Ok(Arc::new(FakeFile { bytes: Mutex::default(), disk: Arc::clone(&self.0) }))
-    }
-}
-
-fn size(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap()
-}
-
-impl FakeFile {
-    fn resize(&self, bytes: &mut Vec<u8>, length: usize) -> io::Result<()> {
-        let (before, after) = (bytes.len(), length);
-        let used = self.disk.used.load(Ordering::SeqCst) + after - before.min(after);
-        if after > before && used > self.disk.room.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.disk.used.fetch_add(after, Ordering::SeqCst);
-        self.disk.used.fetch_sub(before, Ordering::SeqCst);
-        bytes.resize(length, 0);
-        Ok(())
-    }
-}
-
-impl SpoolFile for FakeFile {
-    fn write(&self, from: &[u8], offset: u64) -> io::Result<()> {
-        let mut bytes = self.bytes.lock().unwrap();
-        let start = size(offset);
-        let end = start + from.len();
-        let length = bytes.len().max(end);
-        self.resize(&mut bytes, length)?;
-        bytes[start..end].copy_from_slice(from);
-        Ok(())
-    }
-
-    fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let start = size(offset);
-        Ok(self.bytes.lock().unwrap()[start..start + length].to_vec())
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.resize(&mut self.bytes.lock().unwrap(), size(length))
-    }
-}
-
-impl Drop for FakeFile {
-    fn drop(&mut self) {
-        let bytes = self.bytes.lock().unwrap().len();
-        self.disk.used.fetch_sub(bytes, Ordering::SeqCst);
-    }
-}
 
 fn commit(xid: u32) -> StreamCommit {
     let commit = Commit { commit_lsn: Lsn(0x100), end_lsn: Lsn(0x128) };
@@ -182,7 +105,7 @@ impl Backend {
 /// Two transactions at a time, interleaved; every fourth is rolled back as a whole.
 async fn random_transactions(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let (disk, used) = FakeFolder::with_room(1 << 20);
+    let (disk, used) = FakeDisk::with_room(1 << 20);
     let mut spool = Spool::new(random.random_range(0..2_000), disk);
     let mut next_xid = 100;
     let mut backends: BTreeMap<u32, Backend> = BTreeMap::new();
@@ -235,7 +158,7 @@ async fn what_was_not_rolled_back_comes_out_in_order() {
 
 #[tokio::test]
 async fn a_rolled_back_subtransaction_gives_its_memory_and_its_disk_back() {
-    let (disk, used) = FakeFolder::with_room(1 << 20);
+    let (disk, used) = FakeDisk::with_room(1 << 20);
     let mut spool = Spool::new(1_000, disk);
     spool.start(StreamStart { xid: 1, first: true }).unwrap();
     add(&mut spool, 1, &row(1));
@@ -256,7 +179,7 @@ async fn a_rolled_back_subtransaction_gives_its_memory_and_its_disk_back() {
 
 #[tokio::test]
 async fn memory_is_bounded_by_the_limit_and_one_message() {
-    let (disk, _) = FakeFolder::with_room(usize::MAX);
+    let (disk, _) = FakeDisk::with_room(usize::MAX);
     let mut spool = Spool::new(10_000, disk);
     for xid in 1..50 {
         spool.start(StreamStart { xid, first: true }).unwrap();
@@ -273,7 +196,7 @@ async fn memory_is_bounded_by_the_limit_and_one_message() {
 
 #[tokio::test]
 async fn a_full_disk_changes_nothing_and_room_is_used_when_there_is_some() {
-    let (disk, room) = FakeFolder::with_room(100);
+    let (disk, room) = FakeDisk::with_room(100);
     let mut spool = Spool::new(500, disk);
     spool.start(StreamStart { xid: 1, first: true }).unwrap();
     add(&mut spool, 1, &relation_message(7));
@@ -315,7 +238,7 @@ async fn a_row_larger_than_a_read_comes_back_whole() {
 
 #[test]
 fn messages_out_of_turn_are_errors() {
-    let (disk, _) = FakeFolder::with_room(0);
+    let (disk, _) = FakeDisk::with_room(0);
     let mut spool = Spool::new(1_000, disk);
     assert!(spool.stop().is_err());
     assert!(spool.add(1, b'I', &[]).is_err());
