@@ -382,6 +382,10 @@ async fn a_commit_that_a_reread_saw_and_a_crash_took_back_is_not_in_the_log() {
         assert_eq!(follower.replica.present(), truth(&database).await);
         replica = follower.kill();
         drop(replica);
+        for slot in [&database.config.slot, &database.other_config("truth").slot] {
+            let slots = format!("from pg_replication_slots where slot_name = '{slot}' and active");
+            database.wait_for(&format!("select not exists (select {slots})")).await;
+        }
         for config in [&database.config, &database.other_config("truth")] {
             anabranch_postgres::teardown(config).await.unwrap();
         }

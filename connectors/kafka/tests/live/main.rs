@@ -11,6 +11,7 @@
 mod admin;
 mod group;
 mod registry;
+mod scan;
 mod sink;
 mod source;
 mod support;
