@@ -36,12 +36,18 @@ pub(crate) const SETTINGS: &[(&str, &str)] = &[
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
     ("synchronous_commit", "local"),
     // A host of ours that is gone, cable and all, loses its lock and its slot within 12 seconds.
     ("tcp_keepalives_idle", "6"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),
 ];
+
+/// The same for a setting that a server before version 17 would refuse by its name. It would end a
+/// long copy, and the decoding of a long transaction.
+pub(crate) const UNSET_TRANSACTION_TIMEOUT: &str =
+    "select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'";
 
 /// Opens a plain session on the source database, with the settings of the role.
 ///
@@ -72,6 +78,10 @@ impl Session {
         sql.options(ours.chain(theirs).collect::<Vec<_>>().join(" "));
         let closed = CancellationToken::new();
         let (client, connection) = open(config, sql, closed.clone()).await?;
+        client
+            .batch_execute(UNSET_TRANSACTION_TIMEOUT)
+            .await
+            .doing(|| "prepare a session".to_owned())?;
         Ok(Self { client, closed, _connection: connection })
     }
 

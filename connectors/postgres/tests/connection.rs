@@ -73,6 +73,31 @@ async fn an_idle_source_lets_the_slot_advance() {
 }
 
 #[tokio::test]
+async fn timeouts_that_the_database_sets_do_not_end_us() {
+    let database = Database::new(TABLE, &["public.t"]).await;
+    let name = database.text("select current_database()").await;
+    let is_17 = database.text("show server_version_num").await.as_str() >= "170000";
+    for setting in
+        ["idle_session_timeout", "transaction_timeout"].iter().take(1 + usize::from(is_17))
+    {
+        database.run(&format!("alter database {name} set {setting} = '50ms'")).await;
+    }
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    // Its decoding takes longer than that, and so does the copy that the truth is.
+    let sql = "insert into t select n, repeat('x', 100) from generate_series(1, 100000) n";
+    database.run(sql).await;
+    follower.catch_up(&database).await;
+    let began = database.text("select now()").await;
+    database.wait_for(&format!("select now() > '{began}'::timestamptz + interval '0.5 s'")).await;
+    database.run("insert into t values (0, 'a')").await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_confirmed_that_is_not_durable() {
     let database = Database::new(TABLE, &["public.t"]).await;
     let mut follower = Follower::start(&database, Replica::default()).await;

@@ -15,7 +15,7 @@ use super::stream::ReplicationStream;
 use super::transport::{self, Connected};
 use crate::config::Endpoint;
 use crate::fields::Fields;
-use crate::session::{CONNECT_TIMEOUT, SETTINGS};
+use crate::session::{CONNECT_TIMEOUT, SETTINGS, UNSET_TRANSACTION_TIMEOUT};
 
 /// Rows of one reply. Replication commands answer with one.
 const REPLY_ROWS_MAX: usize = 100;
@@ -85,12 +85,14 @@ impl ReplicationConnection {
                     let pid = Fields::new(&frame.body).u32();
                     connection.pid = pid.ok_or(WireError::Malformed("backend key"))?;
                 }
-                b'Z' => return Ok(connection),
+                b'Z' => break,
                 b'E' => return Err(WireError::Server(Box::new(frame.server_error()))),
                 b'S' | b'N' | b'v' => {}
                 _ => return Err(frame.unexpected("startup")),
             }
         }
+        connection.query(UNSET_TRANSACTION_TIMEOUT).await?;
+        Ok(connection)
     }
 
     /// The socket below the connection, for whoever may have to close it from outside.
