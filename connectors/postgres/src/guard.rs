@@ -178,10 +178,12 @@ impl Guard {
         }
     }
 
-    /// The server's own limit needs no help of ours: it ends the slot by itself.
+    /// The server's own limit needs no help of ours: it ends the slot by itself, and one that it has
+    /// ended keeps nothing more.
     fn must_drop(&self, slot: &SlotSample) -> bool {
         let limit = self.config.retained_bytes_max.filter(|_| self.config.drop_slot);
-        limit.zip(slot.retained).is_some_and(|(limit, retained)| retained >= limit)
+        let reached = limit.zip(slot.retained).is_some_and(|(limit, kept)| kept >= limit);
+        reached && !slot.is_lost()
     }
 
     fn is_news_of_prepared(&mut self, report: &GuardReport) -> bool {

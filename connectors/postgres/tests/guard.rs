@@ -123,7 +123,7 @@ async fn the_policy_drops_the_slot_under_its_reader_and_the_source_is_lost() {
     let cause = guard.next().await;
     assert_eq!((cause.slot.as_str(), cause.retained_bytes_max), (&*database.config.slot, 1));
     assert!(has_slot(&database.config).await.unwrap(), "the trace comes first");
-    guard.drop_slot(&cause).await.unwrap();
+    assert!(guard.drop_slot(&cause).await.unwrap());
     assert!(!has_slot(&database.config).await.unwrap());
     assert_eq!(watch.report().state, GuardState::Dropped);
     let paused = tokio::time::timeout(Duration::from_millis(50), watch.snapshots_may_run());
@@ -137,6 +137,41 @@ async fn the_policy_drops_the_slot_under_its_reader_and_the_source_is_lost() {
     let error = Follower::try_start(&database, follower.kill()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("does not exist"), "{error:?}");
+    database.drop().await;
+}
+
+/// What was seen a while ago is no reason any more when its reader has caught up since.
+#[tokio::test]
+async fn a_slot_that_has_caught_up_is_not_dropped() {
+    const LIMIT: u64 = 8_000_000;
+    let (database, _) = left_behind().await;
+    let write = "insert into t select n, repeat('v', 1000) from generate_series(11, 10000) n";
+    database.run(write).await;
+    let mut guard = WalGuard::new(guarded(&database.config, LIMIT, true));
+    let cause = guard.next().await;
+    assert!(cause.retained_bytes >= LIMIT, "{cause:?}");
+    let slot = &database.config.slot;
+    let advance = async {
+        loop {
+            // The server lets go of WAL up to a list of what runs, which a checkpoint writes.
+            database.run("checkpoint").await;
+            let advance = format!(
+                "select pg_replication_slot_advance('{slot}', pg_current_wal_lsn()) is not null"
+            );
+            database.text(&advance).await;
+            let kept = format!(
+                "select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < {LIMIT} / 2
+                 from pg_replication_slots where slot_name = '{slot}'"
+            );
+            if database.text(&kept).await == "t" {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, advance).await.expect("the slot follows");
+    assert!(!guard.drop_slot(&cause).await.unwrap());
+    assert!(has_slot(&database.config).await.unwrap());
+    database.run(&format!("select pg_drop_replication_slot('{slot}')")).await;
     database.drop().await;
 }
 

@@ -107,6 +107,8 @@ fn a_slot_is_dropped_by_explicit_policy_alone() {
     assert!(!drops(&limit, &sample(slot(2 * GB))));
     assert!(drops(&policy, &sample(slot(GB))));
     assert!(!drops(&policy, &sample(slot(GB - 1))));
+    let ended = SlotSample { wal_status: Some("lost".to_owned()), ..slot(2 * GB) };
+    assert!(!drops(&policy, &sample(ended)), "it keeps nothing more");
     let elsewhere = SlotSample { ours: false, ..slot(2 * GB) };
     assert!(!drops(&policy, &sample(elsewhere)), "somebody else's");
     let lost = SlotSample { wal_status: Some("lost".into()), retained: None, ..slot(0) };

@@ -173,16 +173,23 @@ impl WalGuard {
         });
     }
 
-    /// Ends whoever reads the slot, and drops it.
+    /// Ends whoever reads the slot, and drops it; `false` if by now it keeps less than the limit, or
+    /// the server has ended it. Each try looks at it anew: a reader may have caught up since.
     ///
     /// # Errors
     ///
     /// If the server refuses, or the slot cannot be had from its reader.
-    pub async fn drop_slot(&mut self, cause: &DropCause) -> Result<()> {
+    pub async fn drop_slot(&mut self, cause: &DropCause) -> Result<bool> {
         let session = Session::open(&self.config).await?;
         let began = Instant::now();
         while let Some(slot) = Slot::read(&session, &cause.slot).await? {
-            if self.drop_once(&session, &slot).await? {
+            slot.check_ours(&self.config.database()?)?;
+            let sample = Sample::read(&session, &cause.slot, &self.config.application_name).await?;
+            if sample.slot.is_some_and(|slot| !self.guard.must_drop(&slot)) {
+                tracing::info!(slot = cause.slot, "the slot need not be dropped any more");
+                return Ok(false);
+            }
+            if drop_once(&session, &slot).await? {
                 break;
             }
             if began.elapsed() > DROP_WAIT_MAX {
@@ -203,30 +210,23 @@ impl WalGuard {
             seen.at = Some(Instant::now());
         });
         tracing::error!(slot = cause.slot, "the WAL guard dropped the slot: {cause}");
-        Ok(())
+        Ok(true)
     }
+}
 
-    /// `false` if somebody uses the slot still, or again.
-    async fn drop_once(&self, session: &Session, slot: &Slot) -> Result<bool> {
-        let database = self.config.database()?;
-        if slot.plugin.as_deref() != Some("pgoutput")
-            || slot.database.as_deref() != Some(database.as_str())
-        {
-            return Err(Error::new(ErrorKind::Config, format!("drop slot {}", slot.name))
-                .with_source("it was made by somebody else"));
-        }
-        let action = || format!("drop slot {}", slot.name);
-        if let Some(pid) = slot.active_pid {
-            session.execute("select pg_terminate_backend($1)", &[&pid]).await.doing(action)?;
-        }
-        // By name as text, since the type `name` has no parameter form of its own here.
-        let drop = "select pg_drop_replication_slot($1::text::name)";
-        match session.execute(drop, &[&slot.name]).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Ok(false),
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(true),
-            Err(error) => Err(error).doing(action),
-        }
+/// `false` if somebody uses the slot still, or again.
+async fn drop_once(session: &Session, slot: &Slot) -> Result<bool> {
+    let action = || format!("drop slot {}", slot.name);
+    if let Some(pid) = slot.active_pid {
+        session.execute("select pg_terminate_backend($1)", &[&pid]).await.doing(action)?;
+    }
+    // By name as text, since the type `name` has no parameter form of its own here.
+    let drop = "select pg_drop_replication_slot($1::text::name)";
+    match session.execute(drop, &[&slot.name]).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Ok(false),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(true),
+        Err(error) => Err(error).doing(action),
     }
 }
 
