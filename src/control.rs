@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::{Error, ErrorKind, Result};
+use anabranch_core::{Error, ErrorKind, Result, SourceCursor};
 use anabranch_postgres::{Acceptance, Gap, PostgresConfig, WayOn};
 use tokio_postgres::Client;
 
@@ -104,27 +104,31 @@ impl Control {
     /// [`ErrorKind::Transient`] if the database does not answer.
     pub async fn note_dropped_slot(&self, slot: &str, cause: &str) -> Result<()> {
         let statement = "INSERT INTO anabranch.dropped_slots (slot, cause) VALUES ($1, $2)
-             ON CONFLICT (slot) DO UPDATE SET cause = excluded.cause, dropped_at = now()";
+             ON CONFLICT (slot) DO UPDATE SET cause = excluded.cause, dropped_at = now(),
+                 log = NULL, epoch = NULL";
         let done = self.client.execute(statement, &[&slot, &cause]).await;
         done.map(drop).map_err(|error| unreachable("write to the control schema", error))
     }
 
-    /// When and why the WAL guard gave `slot` up, if it did.
+    /// When and why the WAL guard gave up the slot with which the log came to `at`, if it did. The
+    /// first to ask binds the trace to that history: none of another one misses that slot.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Transient`] if the database does not answer.
-    pub async fn dropped_slot(&self, slot: &str) -> Result<Option<String>> {
-        let query =
-            "SELECT to_char(dropped_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC: '
-                            || cause
-             FROM anabranch.dropped_slots WHERE slot = $1";
-        let row = self.client.query_opt(query, &[&slot]).await;
+    pub async fn dropped_slot(&self, at: &SourceCursor) -> Result<Option<String>> {
+        let query = "UPDATE anabranch.dropped_slots
+             SET log = coalesce(log, $2), epoch = coalesce(epoch, $3) WHERE slot = $1
+             RETURNING to_char(dropped_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC: '
+                           || cause,
+                       log = $2 AND epoch = $3";
+        let (log, epoch) = (at.log.to_string(), i32::from(at.epoch.0));
+        let row = self.client.query_opt(query, &[&at.slot, &log, &epoch]).await;
         let row = row.map_err(|error| unreachable("read the control schema", error))?;
-        Ok(row.map(|row| row.get(0)))
+        Ok(row.and_then(|row| row.get::<_, bool>(1).then(|| row.get(0))))
     }
 
-    /// The slot is there again, so what became of an earlier one of its name is history.
+    /// The slot is there, so it was not given up after all.
     ///
     /// # Errors
     ///

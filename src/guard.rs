@@ -5,15 +5,15 @@
 //! heartbeats ──▶ the WAL, if they are asked for
 //! WalGuard::next ── cause ──▶ trace in the control schema ──▶ drop the slot
 //!                                     │
-//! start of the source ◀── Lost, by name
+//! source that misses its slot ◀── Lost, by name
 //! ```
 //!
 //! The invariant: a slot that was dropped by policy is never begun anew by itself.
 
 use std::time::Duration;
 
-use anabranch_core::{Error, ErrorKind, Result};
-use anabranch_postgres::{DropCause, WalGuard, beat, has_slot};
+use anabranch_core::{Answer, Error, ErrorKind, Phase, Result, SourceCursor};
+use anabranch_postgres::{DropCause, DroppedSlots, OnLost, WalGuard, beat, has_slot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -38,19 +38,41 @@ pub async fn run(config: &Config, status: &Status, stop: &CancellationToken) {
 async fn watch(config: &Config, status: &Status) {
     let mut guard = WalGuard::new(config.source.clone());
     status.set_guard(guard.watch());
+    // One that was ended between the two has left a trace for nothing.
+    forget_trace(config).await;
     loop {
         let cause = guard.next().await;
         leave_trace(config, &cause).await;
-        if let Err(error) = guard.drop_slot(&cause).await {
-            tracing::error!("{}; trying again", error.report());
+        match guard.drop_slot(&cause).await {
+            // Once more: it is certain now, and the control schema may have been silent before.
+            Ok(true) => leave_trace(config, &cause).await,
+            Ok(false) => forget_trace(config).await,
+            Err(error) => {
+                tracing::error!("{}; trying again", error.report());
+                forget_trace(config).await;
+            }
         }
+    }
+}
+
+/// A slot that is still there was not dropped, so no later loss is to be called that.
+async fn forget_trace(config: &Config) {
+    let forget = async {
+        if has_slot(&config.source).await? {
+            open(config).await?.forget_dropped_slot(&config.source.slot).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let done = timeout(TRACE_WAIT_MAX, forget).await.unwrap_or_else(|_elapsed| Err(silent()));
+    if let Err(error) = done {
+        tracing::warn!("a trace of the WAL guard may be left for nothing: {}", error.report());
     }
 }
 
 /// The server comes first: a trace that cannot be left does not save the slot.
 async fn leave_trace(config: &Config, cause: &DropCause) {
     let leave = async {
-        let control = Control::open(&config.control_database()).await?;
+        let control = open(config).await?;
         control.note_dropped_slot(&cause.slot, &cause.to_string()).await
     };
     match timeout(TRACE_WAIT_MAX, leave).await {
@@ -60,48 +82,40 @@ async fn leave_trace(config: &Config, cause: &DropCause) {
     }
 }
 
-/// A source whose slot was dropped by policy goes on only when a person says how.
-///
-/// # Errors
-///
-/// [`ErrorKind::Lost`] with when and why it was dropped.
-pub async fn refuse_dropped_slot(config: &Config) -> Result<()> {
-    let slot = &config.source.slot;
-    let asked = async {
-        let control = Control::open(&config.control_database()).await?;
-        let dropped = control.dropped_slot(slot).await?;
-        Ok::<_, Error>((control, dropped))
-    };
-    let (control, dropped) = match asked.await {
-        Ok(answer) => answer,
-        Err(error) => {
-            // The missing slot is found all the same; only its cause is not named.
-            tracing::warn!("{}; going on without it", error.report());
-            return Ok(());
-        }
-    };
-    let Some(dropped) = dropped else { return Ok(()) };
-    if has_slot(&config.source).await? {
-        return control.forget_dropped_slot(slot).await;
+/// The traces of this guard, for the source that misses its slot.
+#[derive(Debug)]
+pub struct Traces(pub Config);
+
+impl DroppedSlots for Traces {
+    fn cause<'a>(&'a self, at: &'a SourceCursor) -> Answer<'a, Option<String>> {
+        Box::pin(async {
+            let read = async { open(&self.0).await?.dropped_slot(at).await };
+            match timeout(TRACE_WAIT_MAX, read).await.unwrap_or_else(|_elapsed| Err(silent())) {
+                // Where a slot would be begun anew by itself, it must be known that it may be.
+                Err(error) if self.0.source.wal_guard.drop_slot && !self.waits_for_people(at) => {
+                    Err(error)
+                }
+                Err(error) => {
+                    tracing::warn!("{}; going on without the traces", error.report());
+                    Ok(None)
+                }
+                Ok(cause) => Ok(cause),
+            }
+        })
     }
-    if is_accepted(config, &control).await? {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Lost, format!("go on with slot {slot}"))
-        .with_source(format!("the WAL guard dropped it at {dropped}"))
-        .with_help(
-            "`anabranch source accept --snapshot` copies every table again, `anabranch source accept \
-             --gap` goes on without what is missing",
-        ))
 }
 
-/// Whether a person has said how to go on from where the log stands. Whether it is said of just what
-/// is found there, the source sees.
-async fn is_accepted(config: &Config, control: &Control) -> Result<bool> {
-    let position = anabranch_kafka::admin::read_position(&config.kafka).await?;
-    let accepted = control.accepted().await?;
-    Ok(position.is_some_and(|at| {
-        let here = (at.log, at.epoch, at.confirm);
-        accepted.iter().any(|one| (one.gap.log, one.gap.epoch, one.gap.log_lsn) == here)
-    }))
+impl Traces {
+    /// Whether a slot that is missing at `at` is a loss in any case, whoever dropped it.
+    fn waits_for_people(&self, at: &SourceCursor) -> bool {
+        at.phase == Phase::Streaming && self.0.source.on_lost == OnLost::Park
+    }
+}
+
+async fn open(config: &Config) -> Result<Control> {
+    Control::open(&config.control_database()).await
+}
+
+fn silent() -> Error {
+    Error::new(ErrorKind::Transient, "read the control schema").with_source("it does not answer")
 }

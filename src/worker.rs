@@ -42,9 +42,8 @@ pub async fn run_source(
     let database = config.source.database()?;
     let mut source =
         PostgresSource::open_with(config.source.clone(), status.source_stats()).await?;
-    match anabranch_kafka::admin::read_position(&config.kafka).await? {
-        None => first_look(&config.source).await?,
-        Some(_) => guard::refuse_dropped_slot(config).await?,
+    if anabranch_kafka::admin::read_position(&config.kafka).await?.is_none() {
+        first_look(&config.source).await?;
     }
     let mut log = LogSink::open(&config.kafka, &config.registry, &database)?;
     // Schema versions are counted in the log, so the source must hear of them before it reads.
@@ -52,6 +51,7 @@ pub async fn run_source(
     status.set_repairs(log.repairs());
     source.know(log.tables().cloned());
     source.remember(Arc::new(LogScan::new(&config.kafka)));
+    source.ask_of_drops(Arc::new(guard::Traces(config.clone())));
     source.accept(accepted(config).await);
     Box::pin(pipeline::run(&mut source, &mut log, stop, report)).await
 }

@@ -79,7 +79,7 @@ async fn the_figures_of_the_source_are_scraped() {
 }
 
 /// The policy gives the slot up; the source is parked, says why, and says so again at each start,
-/// until somebody begins anew.
+/// until a person says how to go on. `on_lost` is no person.
 #[tokio::test]
 async fn a_slot_that_the_policy_dropped_is_named_at_every_start() {
     let _turn = services::shared().await;
@@ -108,18 +108,28 @@ async fn a_slot_that_the_policy_dropped_is_named_at_every_start() {
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = current_database()";
     assert_eq!(world.number(slots).await, 0);
     // Without the policy, in another process: it is lost still, by the same name.
-    world.toml = calm;
+    world.toml = calm.replace("[source]", "[source]\non_lost = \"snapshot\"");
     let done = world.anabranch(&["run", "source"]).await;
     let error = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(3), "{error}");
     assert!(error.contains(named) && error.contains("it kept"), "{error}");
     assert_eq!(world.number(slots).await, 0, "nothing was begun anew");
-    world.must(&["teardown", "--yes"]).await;
+    world.toml = calm;
+    let found = world.must(&["source", "accept"]).await;
+    let ways = ["--snapshot  begins", "--gap       begins"];
+    assert!(found.contains(named) && ways.iter().all(|way| found.contains(way)), "{found}");
+    world.must(&["source", "accept", "--snapshot", "--yes"]).await;
     world.start();
     world
         .wait_status("the source runs again", |report| {
-            report.source.as_ref().is_some_and(|source| source.figures.snapshot_rows == 2)
+            report.source.as_ref().is_some_and(|source| source.figures.snapshot_rows >= 2)
         })
         .await;
+    world.wait_equal().await;
     world.stop().await;
+    // Dropped by somebody else, in a later history: the old cause is not this one's.
+    world.run("SELECT pg_drop_replication_slot(current_database())").await;
+    let done = world.anabranch(&["run", "source"]).await;
+    let error = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(error.contains("the slot does not exist") && !error.contains(named), "{error}");
 }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{print, print_json};
 use crate::config::Config;
 use crate::control::Control;
+use crate::guard::Traces;
 use crate::supervisor::SOURCE;
 
 #[derive(Debug, Subcommand)]
@@ -70,7 +71,8 @@ async fn diagnose(config: &Config) -> Result<Option<Diagnosis>> {
             .with_source("the log has no position record: nothing was ever written to it, or it was wiped")
             .with_help("`anabranch run` begins a log; a slot that is left over goes with `anabranch teardown`"));
     };
-    anabranch_postgres::diagnose(&config.source, &position).await
+    let traces = Traces(config.clone());
+    anabranch_postgres::diagnose(&config.source, &position, Some(&traces)).await
 }
 
 fn describe(diagnosis: &Diagnosis) -> String {

@@ -5,6 +5,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::error::SqlState;
 
 use crate::config::PostgresConfig;
+use crate::dropped::DroppedSlots;
 use crate::error::{Context, history_lost};
 use crate::history::Decision;
 use crate::loss::{Gap, Loss, WayOn};
@@ -25,13 +26,17 @@ pub struct Diagnosis {
 }
 
 /// Looks at what keeps the source from going on after `after`, the log's position; `None` if nothing
-/// does.
+/// does. `dropped` knows what the WAL guard gave up.
 ///
 /// # Errors
 ///
 /// `Transient` if the server cannot be reached or somebody reads the slot right now, `Config` if its
 /// answer is wrong.
-pub async fn diagnose(config: &PostgresConfig, after: &SourceCursor) -> Result<Option<Diagnosis>> {
+pub async fn diagnose(
+    config: &PostgresConfig,
+    after: &SourceCursor,
+    dropped: Option<&dyn DroppedSlots>,
+) -> Result<Option<Diagnosis>> {
     let session = Session::open(config).await?;
     let endpoint = config.endpoint()?;
     let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
@@ -41,10 +46,11 @@ pub async fn diagnose(config: &PostgresConfig, after: &SourceCursor) -> Result<O
         .doing(action)?;
     let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
     let facts = (identity, Some(after));
-    let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+    let mut gathered = Gathered::read(config, &session, &mut replication, facts).await?;
     if let Some(error) = gathered.in_use() {
         return Err(error);
     }
+    gathered.ask_of_drop(dropped, Some(after)).await?;
     let facts = gathered.facts(config, Some(after));
     let loss = match facts.decide()? {
         Decision::Lost(loss) => loss,

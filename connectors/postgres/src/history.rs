@@ -57,6 +57,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) slot: Option<&'a Slot>,
     /// Whether the publication is there.
     pub(crate) publication: bool,
+    /// When and why the guard dropped the slot, if that is why it is missing.
+    pub(crate) dropped: Option<&'a str>,
     pub(crate) server: Identity,
     pub(crate) ancestors: &'a [Ancestor],
     /// Of the slot, and of the database that we are connected to.
@@ -84,7 +86,10 @@ impl Facts<'_> {
         }
         let decision = match cursor.phase {
             Phase::Starting | Phase::Snapshot => {
-                begin(cursor).map_or_else(Decision::Lost, Decision::Go)
+                match self.dropped_by_guard(cursor.confirm, false) {
+                    Some(loss) => Decision::Lost(loss),
+                    None => begin(cursor).map_or_else(Decision::Lost, Decision::Go),
+                }
             }
             Phase::Streaming => self.go_on(cursor).map_or_else(Decision::Lost, Decision::Go),
         };
@@ -152,12 +157,19 @@ impl Facts<'_> {
         Ok(plan)
     }
 
+    /// What the guard has dropped is never begun anew by itself.
+    fn dropped_by_guard(&self, log: Lsn, copied: bool) -> Option<Loss> {
+        let cause = self.dropped.filter(|_| self.slot.is_none())?.to_owned();
+        Some(Loss::DroppedByGuard { cause, log, end: self.server.flushed, copied })
+    }
+
     /// Whether a promoted server has the slot that the old primary had.
     fn check_carried(&self, cursor: &SourceCursor, switch: Lsn) -> Result<(), Loss> {
         let (log, end) = (cursor.confirm.min(switch), self.server.flushed);
         let Some(slot) = self.slot else {
             let (from, to) = (cursor.timeline, self.server.timeline);
-            return Err(Loss::SlotNotCarried { from, to, switch, log, end });
+            let loss = self.dropped_by_guard(log, true);
+            return Err(loss.unwrap_or(Loss::SlotNotCarried { from, to, switch, log, end }));
         };
         let why = if slot.temporary {
             "it is temporary"
@@ -172,7 +184,10 @@ impl Facts<'_> {
     /// Whether the slot still has everything from `log` on.
     fn check_slot(&self, log: Lsn) -> Result<(), Loss> {
         let end = self.server.flushed;
-        let Some(slot) = self.slot else { return Err(Loss::SlotMissing { log, end }) };
+        let Some(slot) = self.slot else {
+            let loss = self.dropped_by_guard(log, true);
+            return Err(loss.unwrap_or(Loss::SlotMissing { log, end }));
+        };
         if let Some(reason) = slot.invalidated() {
             return Err(Loss::SlotInvalidated { reason, log, end });
         }

@@ -21,6 +21,7 @@ mod columns;
 mod config;
 mod copy_text;
 mod copying;
+mod dropped;
 mod error;
 mod feed;
 mod fields;
@@ -59,6 +60,7 @@ pub use binary::BinaryFormat;
 pub use check::check;
 pub use columns::ColumnRules;
 pub use config::{OnLost, PostgresConfig, StreamingMode};
+pub use dropped::DroppedSlots;
 pub use guard::{
     DropCause, GuardReport, GuardState, GuardWatch, Limit, OldestPrepared, SpillReport, WalGuard,
     WalGuardConfig, has_slot,

@@ -27,6 +27,15 @@ pub(crate) enum Loss {
     LogWiped,
     #[error("the slot does not exist, and {} of WAL were written since the log's position {log}", gap(*log, *end))]
     SlotMissing { log: Lsn, end: Lsn },
+    #[error("the WAL guard dropped it at {cause}; {} of WAL were written since the log's position {log}", gap(*log, *end))]
+    DroppedByGuard {
+        /// When, and why.
+        cause: String,
+        log: Lsn,
+        end: Lsn,
+        /// Whether the log has every table; what was never copied is no gap.
+        copied: bool,
+    },
     #[error(
         "the server was promoted (timeline {from} ended at {switch}, this is {to}) and the slot is not \
          here: it was not synchronised to this standby; {} of WAL were written since {log}", gap(*log, *end)
@@ -130,6 +139,7 @@ impl Loss {
         match self {
             Self::LogWiped => "log_wiped",
             Self::SlotMissing { .. } => "slot_missing",
+            Self::DroppedByGuard { .. } => "dropped_by_guard",
             Self::SlotNotCarried { .. } => "slot_not_carried",
             Self::SlotNotSynced { .. } => "slot_not_synced",
             Self::SlotInvalidated { .. } => "slot_invalidated",
@@ -148,8 +158,11 @@ impl Loss {
         match self {
             Self::LogWiped | Self::EpochsUsedUp => false,
             // The slot stands before a place that it cannot pass.
-            Self::PublicationMissing { .. } => way == WayOn::Snapshot,
+            Self::PublicationMissing { .. } | Self::DroppedByGuard { copied: false, .. } => {
+                way == WayOn::Snapshot
+            }
             Self::SlotMissing { .. }
+            | Self::DroppedByGuard { copied: true, .. }
             | Self::SlotNotCarried { .. }
             | Self::SlotNotSynced { .. }
             | Self::SlotInvalidated { .. }
@@ -158,6 +171,28 @@ impl Loss {
             | Self::OtherSystem { .. }
             | Self::TimelineLower { .. }
             | Self::TimelineUnrelated { .. } => true,
+        }
+    }
+
+    /// Whether `on_lost` may decide for a person: where the server is the right one, and has what the
+    /// stores should have. Whoever copies from a server that is behind, or another one, fills every
+    /// store with what is stale.
+    pub(crate) fn is_left_to_policy(&self) -> bool {
+        match self {
+            Self::SlotMissing { .. }
+            | Self::SlotNotCarried { .. }
+            | Self::SlotNotSynced { .. }
+            | Self::SlotInvalidated { .. }
+            | Self::SlotAhead { .. }
+            | Self::PublicationMissing { .. } => true,
+            // A policy has given the slot up to save the server; it is not to take it back.
+            Self::DroppedByGuard { .. }
+            | Self::LogWiped
+            | Self::LogAhead { .. }
+            | Self::OtherSystem { .. }
+            | Self::TimelineLower { .. }
+            | Self::TimelineUnrelated { .. }
+            | Self::EpochsUsedUp => false,
         }
     }
 
@@ -173,7 +208,10 @@ impl Loss {
                 return "begin another log: `anabranch teardown`, empty the stores, `anabranch run`"
                     .to_owned();
             }
-            Self::SlotMissing { .. } => "",
+            Self::DroppedByGuard { copied: false, .. } => {
+                return "`anabranch source accept --snapshot` copies every table again".to_owned();
+            }
+            Self::SlotMissing { .. } | Self::DroppedByGuard { copied: true, .. } => "",
             Self::SlotNotCarried { .. } | Self::SlotNotSynced { .. } => {
                 "before the next failover, from PostgreSQL 17 on: sync_replication_slots = on on the \
                  standbys, and their slots in synchronized_standby_slots on the primary; "
@@ -242,6 +280,14 @@ mod tests {
             assert!(loss.to_string().contains("16 bytes"), "{loss}");
             let gap = loss.help().contains("--gap");
             assert_eq!(gap, loss.allows(WayOn::Gap), "{loss:?}");
+        }
+        let cause = "noon: it kept 2 bytes".to_owned();
+        let dropped = |copied| Loss::DroppedByGuard { cause: cause.clone(), log, end, copied };
+        for copied in [false, true] {
+            let loss = dropped(copied);
+            assert!(loss.allows(WayOn::Snapshot) && !loss.is_left_to_policy());
+            assert_eq!(loss.allows(WayOn::Gap), copied, "what was never copied is no gap");
+            assert_eq!(loss.help().contains("--gap"), copied);
         }
         for loss in [Loss::LogWiped, Loss::EpochsUsedUp] {
             assert!(loss.help().contains("anabranch teardown"), "{loss:?}");

@@ -26,6 +26,7 @@ use crate::binary::TextOnly;
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
 use crate::config::{PostgresConfig, TableName};
+use crate::dropped::DroppedSlots;
 use crate::error::{Context, bug};
 use crate::history::Plan;
 use crate::loss::Acceptance;
@@ -38,6 +39,7 @@ use crate::tls;
 use crate::value::Codec;
 use crate::watchdog::{self, Pulse};
 pub(crate) use plan::Gathered;
+use plan::Witnesses;
 pub(crate) use run::{Item, Run};
 
 /// Batches that wait for the loop: one, so that the next is made while it is written.
@@ -55,6 +57,7 @@ pub struct PostgresSource {
     lock: Session,
     known: KnownTables,
     history: Option<Arc<dyn LogHistory>>,
+    dropped: Option<Arc<dyn DroppedSlots>>,
     accepted: Vec<Acceptance>,
     stats: Arc<SourceStats>,
     text_only: TextOnly,
@@ -110,6 +113,7 @@ impl PostgresSource {
             lock,
             known: KnownTables::default(),
             history: None,
+            dropped: None,
             accepted: Vec::new(),
             stats,
             text_only: TextOnly::default(),
@@ -126,6 +130,11 @@ impl PostgresSource {
     /// Whom to ask what the log holds, when the history is not what it was.
     pub fn remember(&mut self, history: Arc<dyn LogHistory>) {
         self.history = Some(history);
+    }
+
+    /// Whom to ask whether the WAL guard has dropped the slot, when it is missing.
+    pub fn ask_of_drops(&mut self, dropped: Arc<dyn DroppedSlots>) {
+        self.dropped = Some(dropped);
     }
 
     /// What people have accepted.
@@ -176,8 +185,12 @@ impl PostgresSource {
         same_server(&server, identity)?;
         let facts = (identity, after.as_ref());
         let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
-        let log = (self.history.as_deref(), self.accepted.as_slice());
-        let plan = plan::plan(config, &session, gathered, after.as_ref(), log).await?;
+        let witnesses = Witnesses {
+            history: self.history.as_deref(),
+            dropped: self.dropped.as_deref(),
+            accepted: &self.accepted,
+        };
+        let plan = plan::plan(config, &session, gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;
         self.check_publications(&session, &tables).await?;
         let begins = matches!(plan, Plan::Begin { .. });

@@ -323,7 +323,7 @@ async fn a_standby_without_the_slot_is_refused_until_a_person_decides() {
     for needle in ["promoted", "not synchronised", "of WAL", "anabranch source accept"] {
         assert!(report.contains(needle), "{needle}: {report}");
     }
-    let found = diagnose(&database.config, &at).await.unwrap().unwrap();
+    let found = diagnose(&database.config, &at, None).await.unwrap().unwrap();
     assert_eq!(found.gap.cause, "slot_not_carried");
     let accepted = vec![Acceptance { gap: found.gap, way: WayOn::Snapshot }];
     let mut follower = Follower::accepting(&database, replica, accepted).await.unwrap();

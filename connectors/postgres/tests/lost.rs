@@ -40,7 +40,7 @@ async fn named(database: &Database, replica: &Replica, cause: &str, why: &str) -
     let report = error.report();
     assert!(report.contains(why), "{why}: {report}");
     assert!(report.contains("anabranch source accept --snapshot"), "{report}");
-    let found = diagnose(&database.config, replica.cursor.as_ref().unwrap()).await.unwrap();
+    let found = diagnose(&database.config, replica.cursor.as_ref().unwrap(), None).await.unwrap();
     let found = found.expect("there is something to accept");
     assert_eq!(found.gap.cause, cause);
     assert!(found.error.report().contains(why), "the daemon and the command say the same");
@@ -65,7 +65,7 @@ async fn accepted(database: &Database, replica: Replica, found: &Diagnosis, way:
     assert_eq!((Some(after.epoch), after.log), (epoch, log));
     let replica = follower.kill();
     database.wait_for(&format!("select not active {}", from_slot(database))).await;
-    assert!(diagnose(&database.config, &after).await.unwrap().is_none(), "nothing is left");
+    assert!(diagnose(&database.config, &after, None).await.unwrap().is_none(), "nothing is left");
     let slot = &database.config.slot;
     let twin = replica.twin();
     database.run(&format!("select pg_drop_replication_slot('{slot}')")).await;
@@ -228,7 +228,7 @@ async fn a_publication_that_was_dropped_while_it_is_read() {
     let replica = follower.kill();
     database.wait_for(&format!("select not active {}", from_slot(&database))).await;
     let found =
-        diagnose(&database.config, replica.cursor.as_ref().unwrap()).await.unwrap().unwrap();
+        diagnose(&database.config, replica.cursor.as_ref().unwrap(), None).await.unwrap().unwrap();
     assert_eq!(
         (found.gap.cause.as_str(), found.ways.as_slice()),
         ("publication_missing", &[WayOn::Snapshot][..])
@@ -242,10 +242,10 @@ async fn a_publication_that_was_dropped_while_it_is_read() {
 async fn nothing_is_accepted_where_slot_and_log_agree() {
     let (database, replica) = followed().await;
     let at = replica.cursor.clone().unwrap();
-    assert!(diagnose(&database.config, &at).await.unwrap().is_none());
+    assert!(diagnose(&database.config, &at, None).await.unwrap().is_none());
     let mut follower = Follower::start(&database, replica).await;
     follower.step().await.unwrap();
-    let error = diagnose(&database.config, &at).await.unwrap_err();
+    let error = diagnose(&database.config, &at, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "somebody reads it: {error:?}");
     drop(follower);
     database.drop().await;

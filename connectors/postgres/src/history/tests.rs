@@ -30,7 +30,8 @@ fn slot() -> Slot {
 
 fn facts<'a>(cursor: Option<&'a SourceCursor>, slot: Option<&'a Slot>) -> Facts<'a> {
     let names = ("s", "db");
-    Facts { cursor, slot, publication: true, server: SERVER, ancestors: &[], names }
+    let (publication, dropped) = (true, None);
+    Facts { cursor, slot, publication, dropped, server: SERVER, ancestors: &[], names }
 }
 
 fn promoted<'a>(cursor: &'a SourceCursor, slot: Option<&'a Slot>, timeline: u32) -> Facts<'a> {
@@ -64,6 +65,23 @@ fn a_first_start_and_its_repetitions_begin() {
     let last = |phase| Some(SourceCursor { phase, epoch: Epoch(255), ..cursor() });
     assert_eq!(decided(last(Phase::Snapshot), None), Decision::Lost(Loss::EpochsUsedUp));
     assert_eq!(decided(last(Phase::Starting), None), begin(255), "nothing was written in it");
+}
+
+#[test]
+fn a_slot_that_the_guard_dropped_is_begun_anew_by_a_person_alone() {
+    for phase in [Phase::Starting, Phase::Snapshot, Phase::Streaming] {
+        let cursor = SourceCursor { phase, ..cursor() };
+        let dropped = |slot| Facts { dropped: Some("noon: it kept"), ..facts(Some(&cursor), slot) };
+        let facts = dropped(None);
+        let Decision::Lost(loss) = facts.decide().unwrap() else { panic!("{phase:?}") };
+        assert_eq!(loss.name(), "dropped_by_guard");
+        let begin = Some(Plan::Begin { epoch: Epoch(1) });
+        assert_eq!(facts.accept(&loss, WayOn::Snapshot), begin);
+        let gap = facts.accept(&loss, WayOn::Gap);
+        assert_eq!(gap.is_some(), phase == Phase::Streaming, "{phase:?}: {gap:?}");
+        let there = slot();
+        assert!(matches!(dropped(Some(&there)).decide().unwrap(), Decision::Go(_)), "{phase:?}");
+    }
 }
 
 #[test]

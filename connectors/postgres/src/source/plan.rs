@@ -10,11 +10,12 @@
 //! a slot that looks ahead of the log is ahead only of what we have read, unless the log still says
 //! the same. So a loss is final once the log, read after the slot was free, still stands there.
 
-use anabranch_core::{ErrorKind, LogHistory, Result, SourceCursor};
+use anabranch_core::{Error, ErrorKind, LogHistory, Phase, Result, SourceCursor};
 use tokio::time::Instant;
 
 use super::{SLOT_INTERVAL, SLOT_WAIT_MAX};
 use crate::config::{OnLost, PostgresConfig};
+use crate::dropped::DroppedSlots;
 use crate::error::{Context, bug, history_lost};
 use crate::history::{Ancestor, Decision, Facts, Plan, ancestors, settle};
 use crate::loss::{Acceptance, Gap, Loss, WayOn};
@@ -27,6 +28,7 @@ use crate::slot::Slot;
 pub(crate) struct Gathered {
     slot: Option<Slot>,
     publication: bool,
+    dropped: Option<String>,
     identity: Identity,
     ancestors: Vec<Ancestor>,
     database: String,
@@ -46,6 +48,7 @@ impl Gathered {
         Ok(Self {
             slot: Slot::read(session, &config.slot).await?,
             publication,
+            dropped: None,
             identity,
             ancestors: forked(replication, identity, after).await?,
             database: config.database()?,
@@ -61,6 +64,7 @@ impl Gathered {
             cursor,
             slot: self.slot.as_ref(),
             publication: self.publication,
+            dropped: self.dropped.as_deref(),
             server: self.identity,
             ancestors: &self.ancestors,
             names: (&config.slot, &self.database),
@@ -70,6 +74,29 @@ impl Gathered {
     /// The walsender that uses the slot.
     pub(crate) fn in_use(&self) -> Option<anabranch_core::Error> {
         self.slot.as_ref().and_then(Slot::in_use)
+    }
+
+    /// Asks whether the guard has dropped the slot. To be called after the slot was looked at: the
+    /// trace is there before the slot is gone.
+    pub(crate) async fn ask_of_drop(
+        &mut self,
+        dropped: Option<&dyn DroppedSlots>,
+        after: Option<&SourceCursor>,
+    ) -> Result<()> {
+        let (Some(dropped), Some(after)) = (dropped, after) else { return Ok(()) };
+        // Before the stream a slot is made anew; one that the guard is about to drop as well.
+        if self.slot.is_some() && after.phase == Phase::Streaming {
+            return Ok(());
+        }
+        self.dropped = dropped.cause(after).await?;
+        match (&self.dropped, &self.slot) {
+            (Some(cause), Some(slot)) => Err(Error::new(
+                ErrorKind::Transient,
+                format!("begin again with slot {}", slot.name),
+            )
+            .with_source(format!("the WAL guard is dropping it: {cause}"))),
+            (Some(_) | None, _) => Ok(()),
+        }
     }
 
     /// Waits until nobody uses the slot; says whether anybody did.
@@ -89,17 +116,26 @@ impl Gathered {
     }
 }
 
+/// Whom else to hear.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Witnesses<'a> {
+    pub(super) history: Option<&'a dyn LogHistory>,
+    pub(super) dropped: Option<&'a dyn DroppedSlots>,
+    pub(super) accepted: &'a [Acceptance],
+}
+
 /// Decides how to go on after `after`.
 pub(super) async fn plan(
     config: &PostgresConfig,
     session: &Session,
     mut gathered: Gathered,
     after: Option<&SourceCursor>,
-    (history, accepted): (Option<&dyn LogHistory>, &[Acceptance]),
+    Witnesses { history, dropped, accepted }: Witnesses<'_>,
 ) -> Result<Plan> {
     // What no wait mends is said at once: a slot of somebody else, for example.
     gathered.facts(config, after).decide()?;
     let was_active = gathered.wait_until_free(session).await?;
+    gathered.ask_of_drop(dropped, after).await?;
     let facts = gathered.facts(config, after);
     let loss = match settle(facts.decide()?, was_active, &config.slot)? {
         Decision::Lost(loss) => loss,
@@ -116,7 +152,8 @@ pub(super) async fn plan(
     let gap = facts.cursor.map(|cursor| Gap::new(cursor, facts.slot, facts.server, &loss));
     let found = |accepted: &&Acceptance| Some(&accepted.gap) == gap.as_ref();
     let by_person = accepted.iter().find(found).map(|accepted| accepted.way);
-    let by_policy = (config.on_lost == OnLost::Snapshot).then_some(WayOn::Snapshot);
+    let is_policy = config.on_lost == OnLost::Snapshot && loss.is_left_to_policy();
+    let by_policy = is_policy.then_some(WayOn::Snapshot);
     let way = by_person.or(by_policy);
     if let Some(way) = way
         && let Some(plan) = facts.accept(&loss, way)
