@@ -9,7 +9,7 @@ use crate::support::world::World;
 const TYPES: &str = "
     CREATE EXTENSION hstore;
     CREATE TYPE pair AS (a int, b text, at timestamp);
-    CREATE TYPE nest AS (\"it's\" pair, ints int[], span int4range, gap interval, noon time);
+    CREATE TYPE nest AS (\"it's\" pair, ints int[], gap interval, noon time);
     CREATE DOMAIN price AS numeric(8,2);
     CREATE TABLE parts (
         id numeric(12,2) PRIMARY KEY, gap interval, wide numeric(76,10), below numeric(5,-2),
@@ -25,12 +25,12 @@ const VALUES: &str = r#"
      '-92233720368547758.08', 4294967295, '18446744073709551615', '16/B374D848',
      '"a"=>"1", "b"=>NULL, "q\""=>"x y"', 12.5, '[1,5)', '[1.10,2.5]',
      '["2026-01-01 10:00:00.123456",)', '{[1,3),[5,)}', '(1,"a,b",2026-01-01 10:00:00.123456)',
-     '("(1,""x"",)","{1,NULL}","[1,5)","1 day",04:05:06.789012)', '{"(1,\"a,b\",)",NULL}',
+     '("(1,""x"",)","{1,NULL}","1 day",04:05:06.789012)', '{"(1,\"a,b\",)",NULL}',
      '{"[1,2)",NULL,empty}', '{1 day,PT1S}', '10.1.2.3/8', '101', '2026-01-01', '2026-01-01 10:00:00.1+00'),
     (-2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
      NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     (3, '0', -0.0000000001, 0, 0, 0, 0, '0', '0/0', '', 0, 'empty', '(,)', '(,)', '{}', '(,,)',
-     '(,,,,)', '{}', '{}', '{}', '::1', '', '1969-12-31', '1969-12-31 23:59:59.999999+00')"#;
+     '(,,,)', '{}', '{}', '{}', '::1', '', '1969-12-31', '1969-12-31 23:59:59.999999+00')"#;
 
 #[tokio::test]
 async fn every_kind_is_equal_in_every_store() {
@@ -57,6 +57,8 @@ async fn a_value_that_does_not_fit_stops_nobody() {
     let schema = "CREATE TABLE odd (id int PRIMARY KEY, n numeric(5,2), a int[], ts timestamp)";
     let mut world = World::new(schema, &["public.odd"]).await;
     world.start();
+    // What is there before the copy would be null by then.
+    world.run("INSERT INTO odd VALUES (9, 1, '{1}', NULL)").await;
     world.wait_equal().await;
     world
         .run(

@@ -136,11 +136,11 @@ fn expression(quoted: &str, kind: &str, class: &str) -> String {
             "CASE WHEN {quoted} IS NOT NULL THEN (SELECT '{{' || coalesce(string_agg(to_json(key)::text || ':'
              || coalesce(to_json(value)::text, 'null'), ','), '') || '}}' FROM each({quoted})) END"
         ),
-        (_, "r") => format!("CASE WHEN {quoted} IS NOT NULL THEN {} END", range(quoted)),
-        (_, "m") => format!(
-            "CASE WHEN {quoted} IS NOT NULL THEN (SELECT '[' || coalesce(string_agg({}, ','), '')
-             || ']' FROM unnest({quoted}) r) END",
-            range("r")
+        (_, "r") => format!("CASE WHEN {quoted} IS NOT NULL THEN {} END", range(quoted, kind)),
+        (kind, "m" | "a") if kind.ends_with("range") => format!(
+            "CASE WHEN {quoted} IS NOT NULL THEN (SELECT '[' || coalesce(string_agg(
+             coalesce({}, 'null'), ','), '') || ']' FROM unnest({quoted}) r) END",
+            range("r", kind)
         ),
         (_, "a" | "c") => format!("to_json({quoted})::text"),
         ("bool", _) => format!("{quoted}::text"),
@@ -149,9 +149,10 @@ fn expression(quoted: &str, kind: &str, class: &str) -> String {
     }
 }
 
-/// SQL that gives a range as the JSON that stores hold.
-fn range(value: &str) -> String {
-    let bound = |name: &str| format!("coalesce(to_json({name}({value}))::text, 'null')");
+/// SQL that gives a range as the JSON that stores hold. Numbers without a precision are texts.
+fn range(value: &str, kind: &str) -> String {
+    let cast = if kind == "numrange" { "::text" } else { "" };
+    let bound = |name: &str| format!("coalesce(to_json({name}({value}){cast})::text, 'null')");
     format!(
         "'{{\"lower\":' || {} || ',\"upper\":' || {} || ',\"lower_inc\":' || lower_inc({value})::text
          || ',\"upper_inc\":' || upper_inc({value})::text || ',\"empty\":' || isempty({value})::text || '}}'",
