@@ -22,6 +22,7 @@ mod messages;
 mod order;
 mod partitions;
 mod positions;
+mod property;
 mod publications;
 mod rereads;
 mod slots;
