@@ -1,19 +1,21 @@
 //! What the fuzzer runs, and what the tests run over the inputs that it found.
 //!
 //! ```text
-//! fuzz/ ── bytes ──▶ pgoutput · stream ──▶ a panic is a finding
+//! fuzz/ ── bytes ──▶ pgoutput · values · stream ──▶ a panic is a finding
 //! ```
 //!
 //! Compiled for tests, and with `--cfg fuzzing`, which `cargo fuzz` sets.
 
 mod script;
 mod stream;
+mod values;
 
 use bytes::Bytes;
 
 use crate::pgoutput::{InStream, Message, Tuple, decode, in_stream};
 
 pub use stream::stream;
+pub use values::values;
 
 /// Any bytes are a message, within a block of a streamed transaction or outside of one, or an error.
 pub fn pgoutput(data: &[u8]) {
@@ -74,6 +76,11 @@ mod tests {
     #[test]
     fn the_corpus_of_pgoutput_holds() {
         replay("pgoutput", pgoutput);
+    }
+
+    #[test]
+    fn the_corpus_of_values_holds() {
+        replay("values", values);
     }
 
     #[test]
