@@ -17,6 +17,7 @@ mod chaos;
 mod conformance;
 mod end_to_end;
 mod guard;
+mod handover;
 mod kinds;
 mod masks;
 mod resume;
