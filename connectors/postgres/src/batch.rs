@@ -93,7 +93,15 @@ impl BatchBuilder {
 
     /// Whether no more may be added.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= self.bytes_max
+        self.bytes >= self.limit()
+    }
+
+    /// A transaction that does not fit a batch anyway goes on in halves of one: of these, four are
+    /// in memory where the log is slow, as many bytes as two batches of whole transactions are.
+    fn limit(&self) -> usize {
+        let split = self.cursor.split.as_ref();
+        let within = split.is_some_and(|split| split.commit_lsn >= self.border_lsn);
+        if within { self.bytes_max.div_ceil(2) } else { self.bytes_max }
     }
 
     /// Whether there are events to hand over, or a table to announce.
@@ -277,6 +285,23 @@ pub(crate) mod tests {
         run.commit(0x100);
         assert_eq!(run.builder.drafts[0].event.part, 1);
         assert_eq!(run.take(), (1, 0x128, None));
+    }
+
+    #[test]
+    fn the_rest_of_a_split_transaction_comes_in_halves_of_a_batch() {
+        let mut run = Run::new(490);
+        run.begin(0x100);
+        run.rows(3);
+        assert_eq!(run.take(), (3, 0x10, Some(3)));
+        run.rows(1);
+        assert!(!run.builder.is_full());
+        run.rows(1);
+        assert!(run.builder.is_full());
+        assert_eq!(run.take(), (2, 0x10, Some(5)));
+        run.commit(0x100);
+        run.begin(0x200);
+        run.rows(2);
+        assert!(!run.builder.is_full(), "whole batches again");
     }
 
     #[test]
