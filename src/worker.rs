@@ -74,10 +74,10 @@ async fn accepted(config: &Config) -> Vec<Acceptance> {
 }
 
 /// Before anything is made for the first time: what `check` calls a blocker ends it here, so that
-/// nothing is left half made. What it says of a slot is for the source to judge.
+/// nothing is left half made. What it says of the slot is for the source to judge.
 async fn first_look(source: &PostgresConfig) -> Result<()> {
     let blocks =
-        |finding: &Finding| finding.level == Level::Blocker && !finding.subject.contains("slot");
+        |finding: &Finding| finding.level == Level::Blocker && finding.subject != "source: slot";
     match anabranch_postgres::check(source).await.into_iter().find(blocks) {
         Some(Finding { subject, seen, help, .. }) => {
             let error = Error::new(ErrorKind::Config, format!("begin with the {subject}"));
