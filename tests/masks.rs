@@ -15,7 +15,7 @@ const SCHEMA: &str = "
     CREATE TABLE audit (what text, secret text);
     INSERT INTO audit SELECT 'twice', 'SECRET' FROM generate_series(1, 2)";
 
-const RULES: &str = r#"hash_key = "pepper"
+const RULES: &str = r#"hash_key = "pepper of the tests"
 append_only = ["public.audit"]
 [source.columns."public.people"]
 exclude = ["ssn"]

@@ -28,6 +28,8 @@ const DEFAULT_APPEND_KEY: &str = "_row";
 const APPEND_SUFFIX: &str = "_append";
 /// PostgreSQL's own limit on names.
 const NAME_BYTES_MAX: usize = 63;
+/// 128 bits if they are random: fewer can be guessed from a hash whose value is known.
+const HASH_KEY_BYTES_MIN: usize = 16;
 
 /// The source database and what is read from it.
 #[derive(Clone, Debug, Deserialize)]
@@ -308,10 +310,14 @@ impl PostgresConfig {
             rules.validate(table)?;
         }
         let hashed = self.columns.values().any(|rules| !rules.hash.is_empty());
-        if hashed && self.hash_key.as_ref().is_none_or(|key| key.expose().is_empty()) {
-            return Err(Error::new(ErrorKind::Config, "hash columns without a key")
-                .with_source("whoever can guess a value could look its hash up")
-                .with_help("set [source] hash_key = \"${HASH_KEY}\", a secret of your own"));
+        let is_short = |key: &Secret| key.expose().len() < HASH_KEY_BYTES_MIN;
+        if hashed && self.hash_key.as_ref().is_none_or(is_short) {
+            return Err(Error::new(ErrorKind::Config, "hash columns without a key of 16 bytes")
+                .with_source("whoever guesses the key can look up the hash of any value")
+                .with_help(
+                    "set [source] hash_key = \"${HASH_KEY}\" to a secret of your own: \
+                     openssl rand -hex 32",
+                ));
         }
         if self.append_key.is_empty() || self.append_key.len() > NAME_BYTES_MAX {
             return Err(Error::new(ErrorKind::Config, "use append_key")
@@ -410,7 +416,8 @@ mod tests {
         let good = PostgresConfig::new("postgres://u@h/x", vec!["public.t".into()]);
         let hash = ColumnRules { hash: vec!["email".into()], ..ColumnRules::default() };
         let of = |table: &str| BTreeMap::from([(table.to_owned(), hash.clone())]);
-        let key = || Some(Secret::from("k".to_owned()));
+        let key_of = |length| Some(Secret::from("k".repeat(length)));
+        let key = || key_of(HASH_KEY_BYTES_MIN);
         let cases = [
             (PostgresConfig { columns: of("public.t"), hash_key: key(), ..good.clone() }, ""),
             (
@@ -418,6 +425,14 @@ mod tests {
                 "public.x",
             ),
             (PostgresConfig { columns: of("public.t"), ..good.clone() }, "hash_key"),
+            (
+                PostgresConfig {
+                    columns: of("public.t"),
+                    hash_key: key_of(HASH_KEY_BYTES_MIN - 1),
+                    ..good.clone()
+                },
+                "hash_key",
+            ),
             (PostgresConfig { append_only: vec!["public.y".into()], ..good }, "public.y"),
         ];
         for (config, needle) in cases {

@@ -34,7 +34,7 @@ fn rules(exclude: &[&str], hash: &[&str], truncate: &[(&str, usize)]) -> ColumnR
 async fn database(sql: &str, table: &str, rules: ColumnRules) -> Database {
     let mut database = Database::new(sql, &[table]).await;
     database.config.columns.insert(table.to_owned(), rules);
-    database.config.hash_key = Some(Secret::from("a key of ours".to_owned()));
+    database.config.hash_key = Some(Secret::from("a key of our own".to_owned()));
     database
 }
 
