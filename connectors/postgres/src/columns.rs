@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::catalog::{RawColumn, RawTable, Types};
 use crate::config::PostgresConfig;
-use crate::intake::Hasher;
+use crate::intake::{Hasher, key_taken};
 
 /// What becomes of columns of one table: `[source.columns."schema.table"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -122,11 +122,7 @@ impl RuleBook {
         let full_name = table.full_name();
         let rules = self.of(table);
         let taken = rules.append_key.as_ref().filter(|key| named(table, key).is_some());
-        let taken = taken.map(|key| {
-            Error::new(ErrorKind::Config, format!("tell the rows of {full_name} apart"))
-                .with_source(format!("it has a column {key} already"))
-                .with_help("choose another name in [source] append_key")
-        });
+        let taken = taken.map(|key| key_taken(format!("tell the rows of {full_name} apart"), key));
         let broken = rules
             .by_name
             .iter()

@@ -126,6 +126,11 @@ impl Intake {
             }
             intake.fates.push(fate);
         }
+        if let Some(key) = &of_table.append_key
+            && stay.iter().skip(1).any(|column| column.name == *key)
+        {
+            return Err(key_taken("follow the inserts of an append-only table", key));
+        }
         Ok((Some(intake), stay))
     }
 
@@ -219,6 +224,16 @@ fn hasher(rules: &TableRules, column: &Column) -> Result<Hasher> {
     })
 }
 
+/// The key of our own would have the name of a column that the table has, from the start or since.
+pub(crate) fn key_taken(action: impl Into<String>, key: &str) -> Error {
+    Error::new(ErrorKind::Config, action)
+        .with_source(format!("it has a column {key} of its own"))
+        .with_help(
+            "rename the column, or exclude it in [source.columns]; before the first start another \
+             name in [source] append_key will do",
+        )
+}
+
 fn no_text(column: &Column) -> Error {
     Error::new(ErrorKind::Config, format!("truncate column {}", column.name))
         .with_source(format!("it is {} now, and no text", column.source_type))
@@ -279,7 +294,8 @@ mod tests {
         };
         let each = [None, Some(Rule::Exclude), Some(Rule::Hash), Some(Rule::Truncate(1))];
         let columns = ["a", "b", "c", "d"].iter().zip(1..).map(|(name, n)| column(n, name));
-        let (intake, stay) = Intake::new(&rules, &each, columns.collect()).unwrap();
+        let columns: Vec<Column> = columns.collect();
+        let (intake, stay) = Intake::new(&rules, &each, columns.clone()).unwrap();
         let intake = intake.unwrap();
         let names: Vec<&str> = stay.iter().map(|column| column.name.as_str()).collect();
         assert_eq!(names, ["_row", "a", "c", "d"]);
@@ -301,5 +317,10 @@ mod tests {
         assert_eq!(*intake.mask(2, b"x"), *hash.as_bytes(), "as the stream has it");
         assert_eq!((intake.sent_place(0), intake.sent_place(3)), (None, Some(3)));
         assert!(intake.admit(&TupleBuilder::default().finish(), Position::default()).is_none());
+        for (taken, is_refused) in [("a", true), ("b", false), ("c", true)] {
+            let rules = TableRules { append_key: Some(taken.into()), ..rules.clone() };
+            let refused = Intake::new(&rules, &each, columns.clone()).is_err();
+            assert_eq!(refused, is_refused, "{taken}: only what is excluded leaves its name free");
+        }
     }
 }
