@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anabranch_core::{Error, ErrorKind, Lsn};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::error::from_wire;
 use crate::pgoutput::{DecodeError, InStream, Message, decode, in_stream};
@@ -25,6 +26,9 @@ use late::LateRelations;
 
 /// Time between two tries to write to a full disk: somebody has to make room.
 const FULL_DISK_INTERVAL: Duration = Duration::from_secs(1);
+/// After this the feed ends, which frees its own files: if it is they that fill the disk, nothing
+/// else does, since the commits that they wait for are not read meanwhile.
+const FULL_DISK_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// What the reader of the stream is given.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,8 +49,8 @@ pub(crate) struct Feed {
     /// The streamed transaction that has committed.
     replay: Option<Replay>,
     late: LateRelations,
-    /// Whether it was said that the disk is full.
-    told: bool,
+    /// Since when the disk has been full.
+    full_since: Option<Instant>,
 }
 
 /// Why there is nothing more to give.
@@ -62,7 +66,7 @@ pub(crate) enum FeedError {
 
 impl Feed {
     pub(crate) fn new(stream: ReplicationStream, spool: Spool) -> Self {
-        Self { stream, spool, replay: None, late: LateRelations::default(), told: false }
+        Self { stream, spool, replay: None, late: LateRelations::default(), full_since: None }
     }
 
     /// The next message. Cancel-safe: whatever it waits for is kept here.
@@ -161,24 +165,30 @@ impl Feed {
         Ok(self.late.next().map(Fed::Message))
     }
 
-    /// Makes room in memory; while the disk is full it waits, and nothing is read.
+    /// Makes room in memory; while the disk is full it waits, for a bounded time, and nothing is
+    /// read.
     async fn relieve(&mut self) -> Result<(), FeedError> {
         match self.spool.relieve().await {
-            Ok(()) if self.told => {
-                tracing::info!("the spool has room again");
-                self.told = false;
+            Ok(()) => {
+                if self.full_since.take().is_some() {
+                    tracing::info!("the spool has room again");
+                }
             }
-            Ok(()) => {}
-            Err(error) if is_full(&error) => {
-                if !self.told {
+            Err(error) if is_full(&error) && self.may_wait() => {
+                if self.full_since.is_none() {
                     tracing::warn!(%error, "the disk below the spool is full: waiting for room");
-                    self.told = true;
+                    self.full_since = Some(Instant::now());
                 }
                 tokio::time::sleep(FULL_DISK_INTERVAL).await;
             }
             Err(error) => return Err(SpoolError::Disk(error).into()),
         }
         Ok(())
+    }
+
+    /// Whether a full disk may still be waited for.
+    fn may_wait(&self) -> bool {
+        self.full_since.is_none_or(|since| since.elapsed() < FULL_DISK_WAIT_MAX)
     }
 }
 

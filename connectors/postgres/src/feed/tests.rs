@@ -164,6 +164,35 @@ async fn while_the_disk_is_full_the_server_is_answered_and_nothing_is_read() {
     assert_eq!(inserts, 100);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_stays_full_ends_the_feed_which_frees_its_files() {
+    let Run { mut feed, server } = run(Spool::new(100, FakeDisk::with_room(0).0));
+    let (mut statuses, mut server) = tokio::io::split(server);
+    let mut bytes = data(&stream_start(1, true));
+    (0..100).for_each(|_| bytes.extend(data(&in_block(1, &row("1")))));
+    server.write_all(&bytes).await.unwrap();
+    let answers = async {
+        let mut status = Vec::new();
+        while statuses.read_buf(&mut status).await.unwrap() > 0 {}
+    };
+    let ends = async {
+        loop {
+            match feed.next().await {
+                Ok(fed) => assert_eq!(fed, Fed::Spooled),
+                Err(error) => return error.classify("read".into()),
+            }
+        }
+    };
+    let began = Instant::now();
+    let error = tokio::select! {
+        error = ends => error,
+        () = answers => panic!("the server hears of us until the end"),
+    };
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    assert!(error.report().contains("[source.spool] folder"), "{error:?}");
+    assert!(began.elapsed() >= FULL_DISK_WAIT_MAX);
+}
+
 #[tokio::test]
 async fn nonsense_between_blocks_is_a_bug_and_not_a_panic() {
     for message in [stream_stop(), stream_start(1, false), stream_commit(9, &commit_message(1, 2))]
