@@ -26,6 +26,7 @@ use tokio_postgres::Client;
 use crate::config::PostgresConfig;
 pub use config::WalGuardConfig;
 use growth::Growth;
+pub(crate) use report::prepared_help;
 pub use report::{GuardReport, GuardState, Limit, OldestPrepared, SpillReport};
 use sample::{Sample, SlotSample};
 pub use watch::{DropCause, GuardWatch, WalGuard, has_slot};
@@ -167,7 +168,7 @@ impl Guard {
         let warn_seconds = self.config.warn_seconds.saturating_mul(factor);
         let soon = full_in.is_some_and(|seconds| seconds <= warn_seconds)
             && used.percent() >= PROJECTION_PERCENT_MIN;
-        if used.left() == 0 {
+        if reaches(GuardState::Full, 100) {
             GuardState::Full
         } else if slot.is_unreserved() || reaches(GuardState::Pause, self.config.pause_percent) {
             GuardState::Pause

@@ -3,7 +3,7 @@
 use anabranch_core::Result;
 
 use crate::error::Context;
-use crate::guard;
+use crate::guard::{self, GuardState};
 use crate::hosting::Effect;
 use crate::slot::{Slot, bytes};
 
@@ -28,11 +28,6 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
             format!("{name} was invalidated: its WAL is gone"),
             "`anabranch source accept` shows the ways on",
         ),
-        "unreserved" => findings.risk(
-            subject,
-            format!("{name} is about to lose its WAL"),
-            "let the source catch up, or raise max_slot_wal_keep_size",
-        ),
         status => {
             let user = slot.active_pid.map_or("not in use".to_owned(), |pid| {
                 format!("in use by {}, process {pid}", slot.holder.as_deref().unwrap_or("a client"))
@@ -47,8 +42,15 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
 async fn transactions(facts: &Facts<'_>, findings: &mut Findings) -> Result<()> {
     let config = facts.config;
     let report = guard::look(&facts.session, config).await?;
+    match report.state {
+        GuardState::Warn | GuardState::Pause | GuardState::Full => {
+            findings.risk("WAL guard", report.to_string(), report.help.clone().unwrap_or_default());
+        }
+        // What there is to say of a slot that is gone is said of the slot.
+        GuardState::Absent | GuardState::Calm | GuardState::Dropped | GuardState::Lost => {}
+    }
     let subject = "prepared transactions";
-    match (&report.oldest_prepared, report.help.as_ref()) {
+    match (&report.oldest_prepared, guard::prepared_help(&report)) {
         (Some(prepared), Some(help)) => {
             let seen = format!("{:?} has been prepared for {} s", prepared.gid, prepared.seconds);
             findings.risk(subject, seen, help);

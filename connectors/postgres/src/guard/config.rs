@@ -25,7 +25,7 @@ pub struct WalGuardConfig {
     pub retained_bytes_max: Option<u64>,
     /// From this share of the nearer limit on: a warning.
     pub warn_percent: u8,
-    /// From this share on: no snapshot goes on beside the stream.
+    /// From this share on: the state that snapshots beside the stream wait for the end of.
     pub pause_percent: u8,
     /// A warning, too, if the limit will be reached within this time.
     pub warn_seconds: u64,

@@ -236,7 +236,8 @@ pub(super) fn help(report: &GuardReport) -> Option<String> {
     Some(format!("{cause}; for more room: {}", room_help(report)))
 }
 
-fn prepared_help(report: &GuardReport) -> Option<String> {
+/// What to do about a transaction that was prepared long ago.
+pub(crate) fn prepared_help(report: &GuardReport) -> Option<String> {
     let prepared = report.oldest_prepared.as_ref()?;
     (prepared.seconds >= PREPARED_SECONDS_LONG).then(|| {
         format!(

@@ -69,6 +69,9 @@ fn a_figure_that_sways_around_a_threshold_is_one_crossing() {
     let sway = (0..40).map(|n| on_server(if n % 2 == 0 { 49 * GB / 10 } else { 51 * GB / 10 }));
     let told = run(&mut guard(config.clone()), sway);
     assert_eq!(told, [(0, GuardState::Calm), (5, GuardState::Warn)]);
+    let limits = [10 * GB, 97 * GB / 10, 10 * GB, 94 * GB / 10];
+    let told = run(&mut guard(config.clone()), limits.map(on_server));
+    assert_eq!(told, [(0, GuardState::Full), (15, GuardState::Pause)]);
     let mut guard = guard(config);
     run(&mut guard, [on_server(6 * GB)]);
     let (report, actions) = guard.observe(Duration::from_secs(5), &on_server(GB));

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
-use super::report::{GuardReport, GuardState};
+use super::report::{GuardReport, GuardState, prepared_help};
 use super::sample::Sample;
 use super::{Action, Guard};
 use crate::config::PostgresConfig;
@@ -142,7 +142,7 @@ impl WalGuard {
             match action {
                 Action::Tell { worse } => tell(&report, worse),
                 Action::TellPrepared => {
-                    tracing::warn!("{}", report.help.as_deref().unwrap_or_default());
+                    tracing::warn!("{}", prepared_help(&report).unwrap_or_default());
                 }
                 Action::DropSlot => cause = self.cause(&report),
             }
@@ -242,10 +242,9 @@ pub async fn has_slot(config: &PostgresConfig) -> Result<bool> {
 
 fn tell(report: &GuardReport, worse: bool) {
     let help = report.help.as_ref().map(|help| format!(": {help}")).unwrap_or_default();
-    let brake = if report.state.lets_snapshots_run() { "" } else { "; snapshots pause" };
     match report.state {
         GuardState::Full | GuardState::Lost => tracing::error!("{report}{help}"),
-        GuardState::Warn | GuardState::Pause if worse => tracing::warn!("{report}{brake}{help}"),
+        GuardState::Warn | GuardState::Pause if worse => tracing::warn!("{report}{help}"),
         GuardState::Absent
         | GuardState::Calm
         | GuardState::Warn
