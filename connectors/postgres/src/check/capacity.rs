@@ -8,9 +8,9 @@ use crate::hosting::Effect;
 
 use super::{Facts, Findings};
 
-/// What the source has open while it streams: its lock, its SQL, replication, and the guard. The
-/// first copy of the tables needs one more.
-const CONNECTIONS: i64 = 4;
+/// What the source has open at most without heartbeats: its lock, its SQL, replication, the guard, and
+/// one that copies the tables.
+const CONNECTIONS: i64 = 5;
 
 pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<()> {
     let query = "
@@ -18,7 +18,7 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
                (select count(*) from pg_replication_slots where slot_name <> $1) as slots,
                current_setting('max_wal_senders')::int8 as all_senders,
                (select count(*) from pg_stat_replication where application_name <> $2) as senders,
-               rolconnlimit::int8 as all_connections,
+               case when rolsuper then -1 else rolconnlimit end::int8 as all_connections,
                (select count(*) from pg_stat_activity
                 where usename = current_user and application_name <> $2) as connections
         from pg_roles where rolname = current_user";
@@ -39,11 +39,12 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
     }
     let limit: i64 = row.try_get("all_connections").doing(action)?;
     let used: i64 = row.try_get("connections").doing(action)?;
-    if limit >= 0 && limit - used < CONNECTIONS {
+    let needed = CONNECTIONS + i64::from(config.heartbeat_ms.is_some());
+    if limit >= 0 && limit - used < needed {
         let role = &facts.server.role;
         findings.block(
             "connection limit",
-            format!("role {role} may have {limit} connections, and the source needs {CONNECTIONS}"),
+            format!("role {role} may have {limit} connections, and the source needs {needed}"),
             format!("ALTER ROLE \"{role}\" CONNECTION LIMIT -1;"),
         );
     }

@@ -33,12 +33,14 @@ struct Readiness {
     slot: Option<(String, bool)>,
 }
 
+/// A backup streams, too, and is promoted by nobody.
 const STANDBYS: &str = "
     select coalesce(nullif(r.application_name, ''), 'process ' || r.pid) as name,
            s.slot_name::text as slot, s.xmin is not null as feeds_back
     from pg_stat_replication r left join pg_replication_slots s on s.active_pid = r.pid
     where s.slot_type is distinct from 'logical' and r.application_name <> $1
-          and r.state in ('streaming', 'catchup')
+          and r.state in ('streaming', 'catchup') and s.temporary is not true
+          and r.application_name not in ('pg_basebackup', 'pg_receivewal')
     order by 1";
 
 const SLOT: &str = "

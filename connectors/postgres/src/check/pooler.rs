@@ -7,7 +7,7 @@ use anabranch_core::{Error, ErrorKind, Result};
 use tokio_postgres::Client;
 
 use crate::error::Context;
-use crate::pgwire::ReplicationConnection;
+use crate::pgwire::{ReplicationConnection, WireError};
 use crate::tls;
 
 use super::{Facts, Findings};
@@ -19,6 +19,8 @@ const HELP: &str = "point [source] url at PostgreSQL itself (usually port 5432),
 /// What poolers say of a startup packet that they do not pass on.
 const REFUSALS: [&str; 3] =
     ["unsupported startup parameter", "replication is not supported", "pooler"];
+
+const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// What is in front of the server, as far as it shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,13 +62,17 @@ async fn ask(client: &Client) -> Result<(i32, bool)> {
     Ok((row.try_get(0).doing(action)?, row.try_get(1).doing(action)?))
 }
 
-/// A pooler announces a key of its own for cancelling.
+/// A pooler announces a key of its own for cancelling. `None` if that cannot be seen now.
 async fn replication_pids(facts: &Facts<'_>) -> Result<Option<(i32, i32)>> {
     let endpoint = facts.config.endpoint()?;
     let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
     let tls = tls::client_config(&endpoint, facts.config.ca_file.as_deref())?;
     let name = &facts.config.application_name;
-    let mut connection = ReplicationConnection::open(&endpoint, name, tls).await.doing(action)?;
+    let mut connection = match ReplicationConnection::open(&endpoint, name, tls).await {
+        // Every one is taken, perhaps by the source that runs: that is no pooler's doing.
+        Err(WireError::Server(error)) if error.code == TOO_MANY_CONNECTIONS => return Ok(None),
+        opened => opened.doing(action)?,
+    };
     let rows = connection.query("SELECT pg_backend_pid()").await.doing(action)?;
     let pid = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
     Ok(pid.map(|pid| (connection.pid.cast_signed(), pid)))
