@@ -4,7 +4,7 @@
 //! whole when it commits. They are decoded so that one that does can be refused by name.
 
 use anabranch_core::{Error, ErrorKind, Lsn};
-use postgres_protocol::escape::escape_literal;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use super::{no_flags, time};
 use crate::fields::Fields;
@@ -75,15 +75,20 @@ impl TwoPhase {
         );
         let slot_sql = escape_literal(slot);
         let slot_sql = slot_sql.trim_start();
-        // A copy has the position of the slot, and not its two_phase.
+        // A copy has the position of the slot, and neither its two_phase nor its failover.
         let sql = format!(
             "select pg_copy_logical_replication_slot({slot_sql}, '{COPY}'); \
              select pg_drop_replication_slot({slot_sql}); \
              select pg_copy_logical_replication_slot('{COPY}', {slot_sql}); \
              select pg_drop_replication_slot('{COPY}')"
         );
-        Error::new(ErrorKind::Config, format!("read slot {slot}"))
-            .with_source(why)
-            .with_help(format!("make it a slot without two_phase, which loses nothing: {sql}"))
+        Error::new(ErrorKind::Config, format!("read slot {slot}")).with_source(why).with_help(
+            format!(
+                "make it a slot without two_phase, which loses nothing: {sql}; if it had failover, \
+                 too: psql 'dbname=.. replication=database' -c 'ALTER_REPLICATION_SLOT {} \
+                 (FAILOVER true)'",
+                escape_identifier(slot)
+            ),
+        )
     }
 }
