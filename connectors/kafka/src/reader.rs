@@ -87,6 +87,8 @@ impl Reader {
                 .map_err(classify)?;
         }
         self.consumer.assign(&assignment).map_err(classify)?;
+        // Those that an earlier call was done with.
+        self.consumer.resume(&assignment).map_err(classify)?;
         let mut open: HashMap<i32, i64> =
             ranges.iter().map(|range| (range.partition, range.end)).collect();
         let mut deadline = Instant::now() + BROKER_TIMEOUT;
@@ -98,8 +100,14 @@ impl Reader {
                         visit(&record)?;
                         deadline = Instant::now() + BROKER_TIMEOUT;
                     }
-                    Some(_) => drop(open.remove(&record.partition())),
-                    // It goes on while others have not come to their ends.
+                    Some(_) => {
+                        open.remove(&record.partition());
+                        // What comes after the end is nothing to fetch while others go on.
+                        let mut done = TopicPartitionList::new();
+                        done.add_partition(topic, record.partition());
+                        self.consumer.pause(&done).map_err(classify)?;
+                    }
+                    // It was fetched already.
                     None => {}
                 },
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
