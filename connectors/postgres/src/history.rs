@@ -226,7 +226,11 @@ fn fork(cursor: &SourceCursor, switch: Lsn, timeline: u32) -> Result<SourceCurso
     // A repair that was under way reaches back further: into an earlier epoch.
     let fork = match cursor.fork {
         Some(fork) => Some(Fork { rows: 0, ..fork }),
-        None => since.map(|since| Fork { epoch: cursor.epoch, since, rows: 0 }),
+        None => since.map(|since| Fork {
+            epoch: epoch_back(cursor.epoch, cursor.confirm, since),
+            since,
+            rows: 0,
+        }),
     };
     Ok(SourceCursor {
         epoch,
@@ -238,6 +242,13 @@ fn fork(cursor: &SourceCursor, switch: Lsn, timeline: u32) -> Result<SourceCurso
         fork,
         ..cursor.clone()
     })
+}
+
+/// The epoch of a commit at `lsn`, where the history stands at `here` in `epoch` now: each lap
+/// between the two began another.
+fn epoch_back(epoch: Epoch, here: Lsn, lsn: Lsn) -> Epoch {
+    let laps = u8::try_from(here.lap().saturating_sub(lsn.lap())).unwrap_or(u8::MAX);
+    Epoch(epoch.0.saturating_sub(laps))
 }
 
 /// What a decision about a slot is worth that was in use when it was first looked at, or while

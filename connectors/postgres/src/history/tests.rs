@@ -85,6 +85,17 @@ fn a_slot_that_the_guard_dropped_is_begun_anew_by_a_person_alone() {
 }
 
 #[test]
+fn what_is_read_again_may_have_an_epoch_of_an_earlier_lap() {
+    let lap = Lsn::VERSION_LIMIT.0;
+    let cases = [(9, 8, 5), (lap + 9, lap, 5), (lap, lap - 1, 4), (3 * lap, 1, 2), (9 * lap, 0, 0)];
+    for (here, since, expected) in cases {
+        assert_eq!(epoch_back(Epoch(5), Lsn(here), Lsn(since)), Epoch(expected), "{here}");
+        let again = Epoch(expected).at(Lsn(since), Lsn(here));
+        assert!(expected == 0 || again == Some(Epoch(5)), "as it was counted forwards");
+    }
+}
+
+#[test]
 fn slot_and_log_that_agree_go_on() {
     let stream = Decision::Go(Plan::Stream);
     assert_eq!(decided(Some(cursor()), Some(slot())), stream);
