@@ -40,8 +40,10 @@ pub(crate) struct Publication {
     /// Updates and deletes, both or not even one of them.
     changes: Option<bool>,
     via_root: bool,
-    /// Append-only tables that are in it.
+    /// Append-only tables that are in it, quoted.
     append_only: Vec<String>,
+    /// Those of them that it names; the others it takes in with a schema, or with all tables.
+    named: Vec<String>,
 }
 
 impl<'a> Wanted<'a> {
@@ -88,9 +90,13 @@ impl Publication {
         let query = "
             select pubinsert and pubtruncate,
                    case when pubupdate = pubdelete then pubupdate end, pubviaroot,
-                   array(select schemaname || '.' || tablename from pg_publication_tables
-                         where pubname = $1 and schemaname || '.' || tablename = any($2))
-            from pg_publication where pubname = $1";
+                   array(select format('%I.%I', schemaname, tablename) from pg_publication_tables
+                         where pubname = $1 and schemaname || '.' || tablename = any($2)),
+                   array(select format('%I.%I', n.nspname, c.relname) from pg_publication_rel r
+                         join pg_class c on c.oid = r.prrelid
+                         join pg_namespace n on n.oid = c.relnamespace where r.prpubid = p.oid
+                         and n.nspname || '.' || c.relname = any($2))
+            from pg_publication p where pubname = $1";
         let row = client.query_opt(query, &[&name, &config.append_only]).await.doing(action)?;
         let read = |row: tokio_postgres::Row| {
             Ok::<_, tokio_postgres::Error>(Self {
@@ -99,6 +105,7 @@ impl Publication {
                 changes: row.try_get(1)?,
                 via_root: row.try_get(2)?,
                 append_only: row.try_get(3)?,
+                named: row.try_get(4)?,
             })
         };
         row.map(read).transpose().doing(action)
@@ -143,10 +150,15 @@ impl Publication {
             ));
         }
         for table in self.append_only.iter().filter(|_| !wanted.append_only) {
-            obstacles.push(mend(
-                format!("it publishes updates of {table}, which is append-only"),
-                format!("ALTER PUBLICATION {name} DROP TABLE {table};"),
-            ));
+            let sql = if self.named.contains(table) {
+                format!("ALTER PUBLICATION {name} DROP TABLE {table};")
+            } else {
+                "no table can be taken out of it: before the first start, let [source] publication \
+                 name another one, which lists its tables"
+                    .to_owned()
+            };
+            let why = format!("it publishes updates of {table}, which is append-only");
+            obstacles.push(mend(why, sql));
         }
         obstacles
     }
@@ -227,14 +239,21 @@ mod tests {
             appends: true,
             changes: Some(false),
             via_root: false,
-            append_only: vec!["shop.audit".into()],
+            append_only: vec!["shop.\"Audit\"".into(), "shop.trail".into()],
+            named: vec!["shop.\"Audit\"".into()],
         };
         let reports = |append_only| {
             let obstacles = publication.obstacles(&wanted(&tables, append_only));
             obstacles.iter().map(Error::report).collect::<Vec<_>>()
         };
-        assert_eq!(reports(false).len(), 4);
-        assert!(reports(false).iter().all(|report| report.contains("ALTER PUBLICATION \"p\"")));
+        assert_eq!(reports(false).len(), 5);
+        let (taken_in, others) = { reports(false) }
+            .split_last()
+            .map(|(last, rest)| (last.clone(), rest.to_vec()))
+            .unwrap();
+        assert!(others.iter().all(|report| report.contains("ALTER PUBLICATION \"p\"")));
+        assert!(others[3].contains("DROP TABLE shop.\"Audit\";"), "{others:?}");
+        assert!(taken_in.contains("another one"), "{taken_in}");
         assert!(reports(false)[1].contains("shop.orders"));
         assert_eq!(reports(true).len(), 2, "it sends what is wanted, but not of this table");
         let changes = Publication { changes: None, ..publication.clone() };
