@@ -211,14 +211,12 @@ impl Loss {
             Self::DroppedByGuard { copied: false, .. } => {
                 return "`anabranch source accept --snapshot` copies every table again".to_owned();
             }
-            Self::SlotMissing { .. } | Self::DroppedByGuard { copied: true, .. } => "",
+            Self::SlotMissing { .. }
+            | Self::SlotInvalidated { .. }
+            | Self::DroppedByGuard { copied: true, .. } => "",
             Self::SlotNotCarried { .. } | Self::SlotNotSynced { .. } => {
                 "before the next failover, from PostgreSQL 17 on: sync_replication_slots = on on the \
                  standbys, and their slots in synchronized_standby_slots on the primary; "
-            }
-            Self::SlotInvalidated { .. } => {
-                "raise the bound that it hit: ALTER SYSTEM SET max_slot_wal_keep_size = '…'; SELECT \
-                 pg_reload_conf(); "
             }
             Self::SlotAhead { .. } => "make sure that nobody else reads this slot; ",
             Self::LogAhead { .. } => "point [source] url at the server with the newer data; ",
@@ -235,8 +233,35 @@ impl Loss {
         };
         format!(
             "{first}`anabranch source accept --snapshot` copies every table again, `anabranch source \
-             accept --gap` goes on without what is missing"
+             accept --gap` goes on without what is missing{}",
+            self.prevention()
         )
+    }
+
+    /// What keeps it from happening again.
+    fn prevention(&self) -> &'static str {
+        match self {
+            Self::SlotInvalidated { reason, .. } if reason.contains("idle") => {
+                "; so that it does not happen again: raise idle_replication_slot_timeout"
+            }
+            Self::SlotInvalidated { reason, .. } if reason.contains("max_slot_wal") => {
+                "; so that it does not happen again: raise max_slot_wal_keep_size, with ALTER SYSTEM \
+                 or as a managed service has it"
+            }
+            Self::SlotInvalidated { .. }
+            | Self::LogWiped
+            | Self::SlotMissing { .. }
+            | Self::DroppedByGuard { .. }
+            | Self::SlotNotCarried { .. }
+            | Self::SlotNotSynced { .. }
+            | Self::SlotAhead { .. }
+            | Self::LogAhead { .. }
+            | Self::OtherSystem { .. }
+            | Self::TimelineLower { .. }
+            | Self::TimelineUnrelated { .. }
+            | Self::PublicationMissing { .. }
+            | Self::EpochsUsedUp => "",
+        }
     }
 }
 
@@ -263,6 +288,21 @@ mod tests {
         let size = |to| gap(Lsn(1_000), Lsn(to));
         assert_eq!([size(0), size(1_016)], ["0 bytes", "16 bytes"]);
         assert_eq!([size(51_000), size(9_000_001_000)], ["50 kB", "9000 MB"]);
+    }
+
+    #[test]
+    fn what_ended_a_slot_is_raised_after_the_way_on() {
+        let cases = [
+            ("wal_removed: max_slot_wal_keep_size", "raise max_slot_wal_keep_size"),
+            ("idle_timeout", "raise idle_replication_slot_timeout"),
+            ("rows_removed", "without what is missing"),
+        ];
+        for (reason, needle) in cases {
+            let (log, end) = (Lsn(16), Lsn(32));
+            let help = Loss::SlotInvalidated { reason: reason.into(), log, end }.help();
+            assert!(help.starts_with("`anabranch source accept"), "{help}");
+            assert!(help.contains(needle), "{help}");
+        }
     }
 
     #[test]

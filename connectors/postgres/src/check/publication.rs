@@ -75,7 +75,7 @@ async fn missing(facts: &Facts<'_>, wanted: &Wanted<'_>, findings: &mut Findings
         findings.block(
             "publication",
             format!("{name} does not exist, and slot {} cannot go on without it", slot.name),
-            "run `anabranch teardown`, then start again",
+            "`anabranch source accept` shows the ways on",
         );
         return Ok(());
     }
