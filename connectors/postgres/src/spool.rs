@@ -72,6 +72,12 @@ impl Spool {
     pub(crate) async fn open(config: &SpoolConfig, used: bool) -> Result<Self> {
         let folder = config.folder.clone().unwrap_or_else(std::env::temp_dir);
         let action = format!("use [source.spool] folder {}", folder.display());
+        if used && disk::is_memory(&folder) {
+            tracing::warn!(
+                "[source.spool] folder {} is in memory (tmpfs): name a folder that is on disk",
+                folder.display()
+            );
+        }
         let disk: Arc<dyn Disk> = Arc::new(Folder(folder));
         if used {
             let disk = Arc::clone(&disk);

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where files come from. Its calls block.
@@ -26,6 +26,11 @@ pub(crate) trait SpoolFile: Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Folder(pub(crate) PathBuf);
 
+/// Whether what is written to `folder` stays in memory. What cannot be asked is taken for a disk.
+pub(crate) fn is_memory(folder: &Path) -> bool {
+    uapi::statfs(folder).is_ok_and(|system| system.f_type == uapi::c::TMPFS_MAGIC)
+}
+
 impl Disk for Folder {
     fn create(&self) -> io::Result<Arc<dyn SpoolFile>> {
         Ok(Arc::new(tempfile::tempfile_in(&self.0)?))
@@ -45,5 +50,18 @@ impl SpoolFile for File {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.set_len(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_memory_is_told_from_one_on_disk() {
+        let shared_memory = Path::new("/dev/shm");
+        assert!(!shared_memory.exists() || is_memory(shared_memory));
+        assert!(!is_memory(Path::new("/proc")));
+        assert!(!is_memory(Path::new("/no/such/folder")));
     }
 }
