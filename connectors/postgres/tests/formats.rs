@@ -173,11 +173,15 @@ fn rows(events: &[Event]) -> Vec<[Vec<u8>; 3]> {
 }
 
 async fn is_binary(database: &Database, slot: &str) -> bool {
-    let asked = format!(
-        "select query like '%binary ''true''%' from pg_stat_activity a
-         join pg_replication_slots s on s.active_pid = a.pid where s.slot_name = '{slot}'"
-    );
-    database.text(&asked).await == "t"
+    let asked = |condition: &str| {
+        format!(
+            "select query like '{condition}' from pg_stat_activity a
+             join pg_replication_slots s on s.active_pid = a.pid where s.slot_name = '{slot}'"
+        )
+    };
+    // The copy may have been all that there was to catch up with.
+    database.wait_for(&asked("START\\_REPLICATION%")).await;
+    database.text(&asked("%binary ''true''%")).await == "t"
 }
 
 #[tokio::test]
