@@ -2,16 +2,16 @@
 
 use anabranch_core::{Error, Result, SourceCursor};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use tokio_postgres::error::SqlState;
 
 use crate::config::PostgresConfig;
 use crate::dropped::DroppedSlots;
 use crate::error::{Context, history_lost};
 use crate::history::Decision;
 use crate::loss::{Gap, Loss, WayOn};
-use crate::pgwire::ReplicationConnection;
+use crate::pgwire::{ReplicationConnection, WireError};
 use crate::session::Session;
 use crate::source::Gathered;
+use crate::streaming::UNDEFINED_OBJECT;
 use crate::tls;
 
 /// What keeps a source from going on.
@@ -54,7 +54,7 @@ pub async fn diagnose(
     let facts = gathered.facts(config, Some(after));
     let loss = match facts.decide()? {
         Decision::Lost(loss) => loss,
-        Decision::Go(_) if is_unpassable(&session, config).await? => {
+        Decision::Go(_) if is_unpassable(&mut replication, config).await? => {
             Loss::PublicationMissing { log: after.confirm, end: identity.flushed }
         }
         Decision::Go(_) => return Ok(None),
@@ -67,7 +67,10 @@ pub async fn diagnose(
 
 /// Whether the slot stands before a place where the publication did not exist. Peeks at the first
 /// change after it, which moves nothing.
-async fn is_unpassable(session: &Session, config: &PostgresConfig) -> Result<bool> {
+async fn is_unpassable(
+    replication: &mut ReplicationConnection,
+    config: &PostgresConfig,
+) -> Result<bool> {
     let names: Vec<String> =
         config.publications().iter().map(|name| escape_identifier(name)).collect();
     let sql = format!(
@@ -76,9 +79,10 @@ async fn is_unpassable(session: &Session, config: &PostgresConfig) -> Result<boo
         escape_literal(&config.slot),
         escape_literal(&names.join(",")).trim_start()
     );
-    match session.batch_execute(&sql).await {
-        Ok(()) => Ok(false),
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(true),
+    match replication.query(&sql).await {
+        Ok(_) => Ok(false),
+        Err(WireError::PublicationSkipped(_)) => Ok(true),
+        Err(WireError::Server(error)) if error.code == UNDEFINED_OBJECT => Ok(true),
         Err(error) => Err(error).doing(|| format!("look into slot {}", config.slot)),
     }
 }

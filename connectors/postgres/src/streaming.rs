@@ -29,7 +29,7 @@ use crate::watchdog::{Pulse, Watchdog};
 /// Time between two looks at the publication: nothing in the stream says that a table left it.
 const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
 /// `undefined_object`: what a publication is that was dropped.
-const UNDEFINED_OBJECT: &str = "42704";
+pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 
 /// `undefined_function`: an array whose elements have no binary form.
 const UNDEFINED_FUNCTION: &str = "42883";
@@ -327,10 +327,9 @@ impl Streaming {
 
     fn stream_failed(&self, error: FeedError) -> Error {
         let action = || format!("read slot {}", self.config.slot);
-        if let FeedError::Wire(WireError::Server(server)) = &error
-            && server.code == UNDEFINED_OBJECT
-        {
-            tracing::error!(%server, "the publication is missing");
+        let refused = |error: &FeedError| matches!(error, FeedError::Wire(WireError::Server(server)) if server.code == UNDEFINED_OBJECT);
+        if refused(&error) || matches!(error, FeedError::Wire(WireError::PublicationSkipped(_))) {
+            tracing::error!(slot = self.config.slot, "the publication is missing");
             let (log, end) = (self.builder.confirmed(), self.stats.wal_end());
             return history_lost(&self.config.slot, Loss::PublicationMissing { log, end });
         }

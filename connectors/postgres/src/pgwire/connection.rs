@@ -100,23 +100,25 @@ impl ReplicationConnection {
         Ok(self.connected.socket.as_ref().map(Socket::try_clone).transpose()?)
     }
 
-    /// Runs one command or query and returns its rows.
+    /// Runs one command or query and returns its rows. That a publication was skipped is a failure.
     pub(crate) async fn query(&mut self, command: &str) -> Result<Vec<Row>, WireError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
         self.connected.transport.write_all(&out).await?;
-        let (mut rows, mut failure) = (Vec::new(), None);
+        let (mut rows, mut failure, mut skipped) = (Vec::new(), None, None);
         loop {
             let frame = self.frame().await?;
             match frame.tag {
                 b'D' if rows.len() < REPLY_ROWS_MAX => rows.push(row(&frame)?),
                 b'E' => failure = Some(frame.server_error()),
                 b'Z' => break,
-                b'C' | b'I' | b'N' | b'S' | b'T' => {}
+                b'N' => skipped = skipped.or(frame.skipped_publication()),
+                b'C' | b'I' | b'S' | b'T' => {}
                 _ => return Err(frame.unexpected("a query")),
             }
         }
-        failure.map_or(Ok(rows), |error| Err(WireError::Server(Box::new(error))))
+        let failure = failure.map(|error| WireError::Server(Box::new(error))).or(skipped);
+        failure.map_or(Ok(rows), Err)
     }
 
     pub(crate) async fn identify(&mut self) -> Result<Identity, WireError> {

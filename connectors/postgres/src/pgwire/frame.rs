@@ -7,6 +7,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::fields::Fields;
 
+/// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped.
+pub(super) const SKIPPED_PUBLICATION: &str = "55000";
+
 /// A message of the server: a tag and what it says.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -90,6 +93,14 @@ impl Frame {
 
     pub(super) fn unexpected(&self, during: &'static str) -> WireError {
         WireError::Unexpected { tag: char::from(self.tag), during }
+    }
+
+    /// The failure that a notice stands for: from PostgreSQL 18 on a missing publication is only
+    /// that, and its rows are lost.
+    pub(super) fn skipped_publication(&self) -> Option<WireError> {
+        let notice = self.server_error();
+        (notice.code == SKIPPED_PUBLICATION)
+            .then(|| WireError::PublicationSkipped(Box::new(notice)))
     }
 
     /// The body as an error or a notice.

@@ -10,9 +10,6 @@ use super::inflow::Inflow;
 use super::transport::Connected;
 use crate::fields::Fields;
 
-/// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped.
-const SKIPPED_PUBLICATION: &str = "55000";
-
 /// Messages of the server, and the task that answers it.
 pub(crate) struct ReplicationStream {
     inflow: Inflow,
@@ -84,13 +81,8 @@ impl ReplicationStream {
             b'd' => self.copy_data(frame.body).map(Some),
             b'E' => Err(WireError::Server(Box::new(frame.server_error()))),
             b'N' => {
-                let notice = frame.server_error();
-                tracing::debug!(%notice, "the server says");
-                // From PostgreSQL 18 on a missing publication is a notice, and its rows are lost.
-                if notice.code == SKIPPED_PUBLICATION {
-                    return Err(WireError::PublicationSkipped(Box::new(notice)));
-                }
-                Ok(None)
+                tracing::debug!(notice = %frame.server_error(), "the server says");
+                frame.skipped_publication().map_or(Ok(None), Err)
             }
             b'S' => Ok(None),
             b'c' | b'C' | b'Z' => Err(WireError::Ended),
@@ -129,6 +121,7 @@ impl ReplicationStream {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::SKIPPED_PUBLICATION;
     use super::*;
     use bytes::BufMut;
     use futures::FutureExt;
