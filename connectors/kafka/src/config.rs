@@ -21,6 +21,13 @@ const PRODUCER_QUEUE_KIB_MAX: usize = 64 << 10;
 /// Fetched records that wait to be read, for each partition, in KiB: eight partitions hold 32 MiB.
 const CONSUMER_QUEUE_KIB_MAX: usize = 4 << 10;
 
+/// How often a client asks who leads its partitions, whatever it believes.
+///
+/// By itself librdkafka asks when a leader is gone, but not while it takes an earlier question to be
+/// under way. A question that is lost with its connection counts as such for a minute, and so long
+/// nothing would be written to a broker that was frozen, fenced and elected again.
+const METADATA_INTERVAL_MS: &str = "10000";
+
 /// How long a broker holds a fetch that finds nothing, which is also how long the last group of
 /// records waits until the end of its partition is known: less than a batch waits for others.
 const FETCH_WAIT_MS_MAX: usize = 100;
@@ -146,6 +153,7 @@ impl KafkaConfig {
         let mut config = ClientConfig::new();
         config.set_log_level(RDKafkaLogLevel::Info);
         config.set("client.id", "anabranch");
+        config.set("topic.metadata.refresh.interval.ms", METADATA_INTERVAL_MS);
         for (key, value) in defaults {
             config.set(*key, *value);
         }
