@@ -73,10 +73,8 @@ impl Copying {
             texts.iter().map(|text| text.as_deref().map_or(Value::Null, Value::Text)).collect();
         let value = |place: usize| values.get(place).copied();
         let table = &relation.table;
-        let key = self.writer.key(&relation.layout, value);
-        let key = key.map_err(|bad| bad.error(&relation.layout, value))?;
-        let row = self.writer.row(&relation.layout, values.iter().copied());
-        let row = row.map_err(|bad| bad.error(&relation.layout, value))?;
+        let both = self.writer.row_and_key(&relation.layout, || values.iter().copied());
+        let (row, key) = both.map_err(|bad| bad.error(&relation.layout, value))?;
         let (after, unchanged) = (Some(row), Vec::new());
         let change = Change::Row { op: Op::Read, key: key.clone(), before: None, after, unchanged };
         self.push(Arc::clone(table), change);

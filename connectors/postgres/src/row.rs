@@ -8,6 +8,7 @@
 //! Equal keys have equal bytes, whatever else is in the row.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anabranch_core::{Error, ErrorKind, Table};
@@ -29,6 +30,8 @@ const SHOWN_KEY_CHARS_MAX: usize = 200;
 pub(crate) struct RowLayout {
     table: Arc<Table>,
     columns: Vec<(Codec, bool)>,
+    /// The columns of the key stand together in the row, in the order of the key.
+    key_is_slice: bool,
 }
 
 /// A column whose value cannot be written.
@@ -46,6 +49,8 @@ pub(crate) struct RowWriter {
     /// Columns that somebody was told of, by table and place.
     told: HashSet<(u32, usize)>,
     scratch: Vec<u8>,
+    /// Where the columns of the key are in it.
+    key_span: Range<usize>,
     arena: BytesMut,
 }
 
@@ -54,7 +59,8 @@ impl RowLayout {
     pub(crate) fn new(table: Arc<Table>, codecs: Vec<Codec>) -> Self {
         let column = |(place, codec)| (codec, table.is_key(place));
         let columns = codecs.into_iter().enumerate().map(column).collect();
-        Self { table, columns }
+        let key_is_slice = table.key.is_sorted_by(|one, next| one + 1 == *next);
+        Self { table, columns, key_is_slice }
     }
 
     /// How the column at `place` is read.
@@ -76,17 +82,40 @@ impl RowWriter {
         mut values: impl Iterator<Item = Value<'a>>,
     ) -> Result<Bytes, BadValue> {
         self.scratch.clear();
+        self.key_span = 0..0;
         for (place, (codec, is_key)) in layout.columns.iter().enumerate() {
             let value = values.next().unwrap_or(Value::Null);
             self.context.enter(*is_key);
-            let write = if *is_key { write_required } else { write_optional };
-            write(&mut self.context, &mut self.scratch, codec, value)
-                .map_err(|cause| BadValue { place, cause })?;
+            let (start, bad) = (self.scratch.len(), |cause| BadValue { place, cause });
+            if *is_key {
+                write_required(&mut self.context, &mut self.scratch, codec, value).map_err(bad)?;
+                if self.key_span.is_empty() {
+                    self.key_span.start = start;
+                }
+                self.key_span.end = self.scratch.len();
+                continue;
+            }
+            write_optional(&mut self.context, &mut self.scratch, codec, value).map_err(bad)?;
             if let Some(changed) = self.context.take_changed() {
                 self.tell(&layout.table, place, changed);
             }
         }
         Ok(self.cut())
+    }
+
+    /// The records of a whole row and of its key, which most often is a part of it.
+    pub(crate) fn row_and_key<'a, V: Iterator<Item = Value<'a>>>(
+        &mut self,
+        layout: &RowLayout,
+        values: impl Fn() -> V,
+    ) -> Result<(Bytes, Bytes), BadValue> {
+        let row = self.row(layout, values())?;
+        let key = if layout.key_is_slice {
+            row.slice(self.key_span.clone())
+        } else {
+            self.key(layout, |place| values().nth(place))?
+        };
+        Ok((row, key))
     }
 
     /// The record of a key, from the values of a whole row.
@@ -223,6 +252,20 @@ pub(crate) mod tests {
         let key = writer.key(&layout, |place| row.get(place).copied()).unwrap();
         assert_eq!(&key[..], b"\x04eu\x02");
         assert_eq!(&writer.row(&layout, row.into_iter()).unwrap()[..], b"\x02\x04eu\0\0");
+    }
+
+    #[test]
+    fn a_key_is_the_same_alone_and_as_a_part_of_its_row() {
+        let row = [text("1"), text("eu"), text("1.50"), text("x")];
+        let mut writer = RowWriter::default();
+        let keys: [&[usize]; 7] = [&[0], &[3], &[0, 1], &[1, 2, 3], &[1, 0], &[0, 2], &[0, 1, 3]];
+        for key in keys {
+            let layout = layout(key);
+            let alone = writer.key(&layout, |place| row.get(place).copied()).unwrap();
+            let whole = writer.row(&layout, row.into_iter()).unwrap();
+            let both = writer.row_and_key(&layout, || row.into_iter()).unwrap();
+            assert_eq!(both, (whole, alone), "{key:?}");
+        }
     }
 
     #[test]

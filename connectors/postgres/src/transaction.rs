@@ -337,14 +337,15 @@ impl<'a> RowChange<'a> {
         let merged = Merged { new: &new, old: old.as_ref(), relation };
         let value = |place: usize| merged.value(place);
         let bad = |bad: BadValue| bad.error(&relation.layout, value);
-        let key = writer.key(&relation.layout, value).map_err(bad)?;
-        let unchanged = |(place, value)| (value == Value::Unchanged).then_some(place);
-        let places: Vec<usize> = merged.values().enumerate().filter_map(unchanged).collect();
-        let (after, missing) = if places.is_empty() {
-            (Some(writer.row(&relation.layout, merged.values()).map_err(bad)?), None)
+        let places = merged.unchanged();
+        let (key, after) = if places.is_empty() {
+            let both = writer.row_and_key(&relation.layout, || merged.values());
+            let (row, key) = both.map_err(bad)?;
+            (key, Some(row))
         } else {
-            (None, Some(places))
+            (writer.key(&relation.layout, value).map_err(bad)?, None)
         };
+        let missing = Some(places).filter(|places| !places.is_empty());
         let full = matches!(old, Some(OldTuple::Full(_)));
         let missing = missing.map(|places| {
             let key = match &sent {
@@ -410,6 +411,15 @@ impl<'a> Merged<'a> {
 
     pub(crate) fn values(&self) -> impl Iterator<Item = Value<'a>> {
         self.new.values().enumerate().map(|(place, value)| self.fill(place, value))
+    }
+
+    /// Places of the columns that neither has.
+    fn unchanged(&self) -> Vec<usize> {
+        if !self.new.has_unchanged() {
+            return Vec::new();
+        }
+        let unchanged = |(place, value)| (value == Value::Unchanged).then_some(place);
+        self.values().enumerate().filter_map(unchanged).collect()
     }
 
     fn fill(&self, place: usize, value: Value<'a>) -> Value<'a> {

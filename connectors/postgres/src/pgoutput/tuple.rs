@@ -9,6 +9,8 @@ use crate::fields::Fields;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tuple {
     count: u16,
+    /// A value among them is [`Value::Unchanged`].
+    unchanged: bool,
     values: Bytes,
 }
 
@@ -16,6 +18,7 @@ pub(crate) struct Tuple {
 #[derive(Debug, Default)]
 pub(crate) struct TupleBuilder {
     count: u16,
+    unchanged: bool,
     values: BytesMut,
 }
 
@@ -35,9 +38,11 @@ impl Tuple {
         let malformed = DecodeError::Malformed('N');
         let count = fields.u16().ok_or(malformed)?;
         let start = fields.rest();
+        let mut unchanged = false;
         for _ in 0..count {
             match fields.u8().ok_or(malformed)? {
-                b'n' | b'u' => {}
+                b'n' => {}
+                b'u' => unchanged = true,
                 b't' | b'b' => {
                     let length = fields.length().ok_or(malformed)?;
                     fields.take(length).ok_or(malformed)?;
@@ -47,12 +52,17 @@ impl Tuple {
         }
         let length = start.len() - fields.rest().len();
         let values = start.get(..length).ok_or(malformed)?;
-        Ok(Self { count, values: bytes.slice_ref(values) })
+        Ok(Self { count, unchanged, values: bytes.slice_ref(values) })
     }
 
     /// The number of values.
     pub(crate) fn len(&self) -> usize {
         usize::from(self.count)
+    }
+
+    /// Whether a value was not sent.
+    pub(crate) fn has_unchanged(&self) -> bool {
+        self.unchanged
     }
 
     /// The values in the order of the columns.
@@ -84,7 +94,10 @@ impl TupleBuilder {
     pub(crate) fn push(&mut self, value: Value<'_>) {
         match value {
             Value::Null => self.values.put_u8(b'n'),
-            Value::Unchanged => self.values.put_u8(b'u'),
+            Value::Unchanged => {
+                self.unchanged = true;
+                self.values.put_u8(b'u');
+            }
             Value::Text(text) => self.put(b't', text),
             Value::Binary(bytes) => self.put(b'b', bytes),
         }
@@ -99,6 +112,6 @@ impl TupleBuilder {
     }
 
     pub(crate) fn finish(self) -> Tuple {
-        Tuple { count: self.count, values: self.values.freeze() }
+        Tuple { count: self.count, unchanged: self.unchanged, values: self.values.freeze() }
     }
 }

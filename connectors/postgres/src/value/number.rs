@@ -11,6 +11,8 @@ use super::{ValueError, codec::MONEY};
 use crate::fields::Fields;
 
 const MALFORMED: ValueError = ValueError::Malformed("numeric");
+/// Digits that any `i64` has room for.
+const SMALL_DIGITS_MAX: usize = 18;
 /// The sign words of a binary `numeric`.
 const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xC000;
@@ -169,11 +171,13 @@ fn text_digits<T: Unscaled>(whole: &[u8], fraction: &[u8], scale: u8) -> Option<
         return None;
     }
     let padding = std::iter::repeat_n(&b'0', scale - kept.len());
-    whole
-        .iter()
-        .chain(kept)
-        .chain(padding)
-        .try_fold(T::ZERO, |value, digit| value.shift(10, u16::from(digit.wrapping_sub(b'0'))))
+    let mut digits =
+        whole.iter().chain(kept).chain(padding).map(|digit| u16::from(digit.wrapping_sub(b'0')));
+    if whole.len() + scale <= SMALL_DIGITS_MAX {
+        let small = digits.fold(0, |value, digit| value * 10 + i64::from(digit));
+        return Some(T::from(small));
+    }
+    digits.try_fold(T::ZERO, |value, digit| value.shift(10, digit))
 }
 
 impl Groups<'_> {
@@ -245,7 +249,7 @@ fn push_group(out: &mut String, group: u16) {
 }
 
 /// A whole number while its digits are read.
-trait Unscaled: Copy {
+trait Unscaled: Copy + From<i64> {
     const ZERO: Self;
     /// Times `by`, plus `more`.
     fn shift(self, by: u16, more: u16) -> Option<Self>;
@@ -261,7 +265,9 @@ impl Unscaled for i128 {
     }
 
     fn is_below_power(self, precision: u8) -> bool {
-        10_i128.checked_pow(precision.into()).is_some_and(|bound| self < bound)
+        let small = 10_i64.checked_pow(precision.into()).map(Self::from);
+        let bound = small.or_else(|| 10_i128.checked_pow(precision.into()));
+        bound.is_some_and(|bound| self < bound)
     }
 
     fn negate(self) -> Self {

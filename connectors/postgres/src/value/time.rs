@@ -149,8 +149,10 @@ fn time_us(text: &str) -> Option<i64> {
 }
 
 fn digits(text: &str) -> Option<i64> {
-    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    all_digits.then(|| text.parse().ok()).flatten()
+    const DIGITS_MAX: usize = 18;
+    let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
+    let fits = (1..=DIGITS_MAX).contains(&text.len());
+    fits.then(|| text.bytes().try_fold(0, |number, byte| Some(number * 10 + digit(byte)?)))?
 }
 
 #[cfg(test)]
