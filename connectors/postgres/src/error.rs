@@ -6,9 +6,13 @@ use std::error::Error as StdError;
 use std::io;
 
 use anabranch_core::{Error, ErrorKind, Result};
+use tokio_postgres::error::SqlState;
 
 use crate::loss::Loss;
 use crate::pgwire::WireError;
+
+/// The classes of SQLSTATEs for values that do not fit: a domain's check is an integrity constraint.
+const UNFIT: [&str; 2] = ["22", "23"];
 
 /// Names what was being done when a call failed.
 pub(crate) trait Context<T> {
@@ -44,6 +48,13 @@ pub(crate) fn lost(action: impl Into<String>, why: impl Into<String>) -> Error {
 pub(crate) fn history_lost(slot: &str, loss: Loss) -> Error {
     let help = loss.help();
     Error::new(ErrorKind::Lost, format!("go on with slot {slot}")).with_source(loss).with_help(help)
+}
+
+/// Whether a query failed for a value in it that its type cannot have any more: an enum's label that
+/// was renamed, a domain that was narrowed.
+pub(crate) fn is_unfit(error: &tokio_postgres::Error) -> bool {
+    let code = error.code().map(SqlState::code).unwrap_or_default();
+    UNFIT.iter().any(|class| code.starts_with(class))
 }
 
 fn from_sql(error: tokio_postgres::Error, action: String) -> Error {

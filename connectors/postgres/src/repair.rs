@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! log, backwards ──▶ keys ──▶ one snapshot of the server ──▶ found: op r · not found: op d
-//!                └─▶ TRUNCATE, too many keys ──▶ op t, then the whole table
+//!                └─▶ TRUNCATE, too many keys, a key that is none any more ──▶ op t, then the whole table
 //! ```
 //!
 //! The rows stand in the new epoch, just below the point from which the stream goes on. *Why that is
@@ -30,7 +30,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{RawTable, Relation, load_by_name};
 use crate::copying::Copying;
-use crate::error::{Context, bug};
+use crate::error::{Context, bug, is_unfit};
 use crate::key_text::key_texts;
 use crate::reread::wait_for_flush;
 use crate::session::Session;
@@ -163,13 +163,36 @@ impl Repairing<'_> {
             keys.iter().map(|key| Some((key, key_texts(&relation.table, key)?))).collect();
         // A key that cannot be looked for is among all of them.
         let Some(texts) = texts else { return self.whole(session, table).await };
+        // A statement that fails ends a transaction, but for what was before a savepoint: the snapshot.
+        execute(session, "savepoint keys").await?;
+        match self.look_for(session, (table, &relation), &texts).await {
+            // What was handed over before is of the same snapshot: the copy says the same of each of
+            // those rows, and comes after, so the TRUNCATE in between takes no row away for good.
+            Err(error) if is_for_unfit_value(&error) => {
+                let name = table.full_name();
+                tracing::warn!(table = name, "its keys are none any more: copying it again");
+                execute(session, "rollback to savepoint keys").await?;
+                self.whole(session, table).await
+            }
+            looked => {
+                looked?;
+                execute(session, "release savepoint keys").await
+            }
+        }
+    }
+
+    async fn look_for(
+        &mut self,
+        session: &Session,
+        (table, relation): (&RawTable, &Arc<Relation>),
+        texts: &[(&Bytes, Vec<String>)],
+    ) -> Result<()> {
         for chunk in texts.chunks(KEYS_MAX) {
             let wanted: Vec<&Vec<String>> = chunk.iter().map(|(_, texts)| texts).collect();
             let condition = condition(table, &relation.table, &wanted)
                 .ok_or_else(|| bug("repair a fork", "a column of a key is not in the catalog"))?;
-            let found = self
-                .copy(session, &copy_sql(table, &relation, Some(&condition)), &relation)
-                .await?;
+            let sql = copy_sql(table, relation, Some(&condition));
+            let found = self.copy(session, &sql, relation).await?;
             for (key, _) in chunk {
                 if !found.contains(*key) {
                     self.rows.gone(&relation.table, Bytes::clone(key));
@@ -231,6 +254,16 @@ impl Repairing<'_> {
         }
         self.run.send(batch, self.cursor.clone()).await
     }
+}
+
+async fn execute(session: &Session, sql: &str) -> Result<()> {
+    session.batch_execute(sql).await.doing(|| "look for rows of a lost branch".to_owned())
+}
+
+/// Whether a text of a key is no value any more.
+fn is_for_unfit_value(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.and_then(|cause| cause.downcast_ref()).is_some_and(is_unfit)
 }
 
 /// Whether a row cannot be looked for by the key that the log has of it.

@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Found, FoundRows, Wanted, WantedRows};
-use crate::error::Context;
+use crate::error::{Context, is_unfit};
 
 /// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
 const KEYS_MAX: usize = 500;
@@ -86,11 +86,6 @@ pub(super) enum LookedUp {
     Unfit(u32),
 }
 
-/// The class of SQLSTATEs for values that do not fit.
-const DATA_EXCEPTION: &str = "22";
-/// A domain's check is an integrity constraint.
-const CHECK_VIOLATION: &str = "23514";
-
 /// Looks every row up in the open transaction, but for those of tables that are `unfit`.
 pub(super) async fn look_up(
     client: &Client,
@@ -124,11 +119,6 @@ pub(super) async fn look_up(
         }
     }
     Ok(LookedUp::Rows(found))
-}
-
-fn is_unfit(error: &tokio_postgres::Error) -> bool {
-    let code = error.code().map(SqlState::code).unwrap_or_default();
-    code.starts_with(DATA_EXCEPTION) || code == CHECK_VIOLATION
 }
 
 async fn columns(client: &Client, oids: &[u32]) -> Result<Columns> {
