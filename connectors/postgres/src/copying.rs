@@ -25,6 +25,8 @@ use crate::row::RowWriter;
 pub(crate) struct Copying {
     /// Of the last row.
     pub(crate) position: Position,
+    /// Of the rows that follow.
+    pub(crate) part: u8,
     transaction: Arc<Transaction>,
     writer: RowWriter,
     batch: LogBatch,
@@ -38,6 +40,7 @@ impl Copying {
         let commit_lsn = position.commit_lsn;
         Self {
             position,
+            part: 0,
             transaction: Arc::new(Transaction { xid: 0, commit_lsn, commit_us: began_us }),
             writer: RowWriter::default(),
             batch: LogBatch { tables, ..LogBatch::default() },
@@ -101,7 +104,7 @@ impl Copying {
 
     fn push(&mut self, table: Arc<Table>, change: Change) {
         let transaction = Arc::clone(&self.transaction);
-        let event = Event { table, position: self.position, part: 0, transaction, change };
+        let event = Event { table, position: self.position, part: self.part, transaction, change };
         self.bytes += event.size();
         self.batch.events.push(event);
     }

@@ -22,7 +22,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anabranch_core::{
-    Delivered, Error, ErrorKind, LogBatch, Lsn, Position, Result, SourceCursor, Table,
+    Delivered, Error, ErrorKind, LogBatch, Lsn, Position, Result, SourceCursor, TRUNCATE_PARTS,
+    Table,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -139,11 +140,16 @@ struct Repairing<'a> {
 }
 
 impl Repairing<'_> {
+    /// Always in a part above the rows by their keys: this repair, or one before it that was killed,
+    /// may have handed some over, under keys that are none any more.
     async fn whole(&mut self, session: &Session, table: &RawTable) -> Result<()> {
         let relation = self.relation(table)?;
         self.rows.position.ordinal += 1;
+        self.rows.part = TRUNCATE_PARTS;
         self.rows.clear(Arc::clone(&relation.table));
-        self.copy(session, &copy_sql(table, &relation, None), &relation).await.map(drop)
+        self.copy(session, &copy_sql(table, &relation, None), &relation).await?;
+        self.rows.part = 0;
+        Ok(())
     }
 
     async fn rows_of(
@@ -166,8 +172,8 @@ impl Repairing<'_> {
         // A statement that fails ends a transaction, but for what was before a savepoint: the snapshot.
         execute(session, "savepoint keys").await?;
         match self.look_for(session, (table, &relation), &texts).await {
-            // What was handed over before is of the same snapshot: the copy says the same of each of
-            // those rows, and comes after, so the TRUNCATE in between takes no row away for good.
+            // The TRUNCATE takes away what was handed over before, and the copy, which comes after
+            // it and of the same snapshot, brings back every such row that is there.
             Err(error) if is_for_unfit_value(&error) => {
                 let name = table.full_name();
                 tracing::warn!(table = name, "its keys are none any more: copying it again");
