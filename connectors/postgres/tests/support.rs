@@ -4,6 +4,7 @@ mod cluster;
 mod database;
 mod follower;
 mod log;
+mod sql;
 mod walsender;
 
 pub(crate) use cluster::Cluster;

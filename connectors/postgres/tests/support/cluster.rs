@@ -6,7 +6,7 @@
 //!      └ set · stop · kill · start · backup · put_back    promote · has_replayed · timeline
 //! ```
 //!
-//! The programs come from `ANABRANCH_TEST_POSTGRES_BIN` and run as an unprivileged user. Logical
+//! The daemon's tests, in `tests/` of the workspace, have them as well. The programs come from `ANABRANCH_TEST_POSTGRES_BIN` and run as an unprivileged user. Logical
 //! decoding is on, and everybody on the loopback interface is let in without a password. A start
 //! takes a second or two, so a test shares one among its cases. The invariant: server and files
 //! are gone when the `Cluster` is dropped, or its thread ends, however the test ended.
@@ -41,7 +41,7 @@ use anabranch_postgres::{PostgresConfig, connect};
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
-use super::database::{self, Database};
+use super::sql;
 
 /// Who the server runs as where the test runs as root, which PostgreSQL refuses: nobody.
 const UNPRIVILEGED: u32 = 65_534;
@@ -95,11 +95,6 @@ impl Cluster {
         url(self.port)
     }
 
-    /// A database of its own here.
-    pub(crate) async fn database(&self, sql: &str, tables: &[&str]) -> Database {
-        Database::create(self.url(), sql, tables).await
-    }
-
     pub(crate) async fn connect(&self) -> Client {
         connect(&PostgresConfig::new(self.url(), vec![])).await.unwrap()
     }
@@ -109,12 +104,12 @@ impl Cluster {
     }
 
     pub(crate) async fn text(&self, sql: &str) -> String {
-        database::text(&self.connect().await, sql).await
+        sql::text(&self.connect().await, sql).await
     }
 
     /// Waits until `sql` says `t`.
     pub(crate) async fn wait_for(&self, sql: &str) {
-        database::wait_for(&self.connect().await, sql).await;
+        sql::wait_for(&self.connect().await, sql).await;
     }
 
     /// Changes settings that need no restart; or, before [`Self::start`], any.
@@ -134,6 +129,14 @@ impl Cluster {
     /// Ends it as a crash of the machine does, as far as a process can.
     pub(crate) async fn kill(&mut self) {
         self.end("-KILL").await;
+    }
+
+    /// Stops one of its processes where it is, for good: `walwriter`, for example.
+    pub(crate) async fn freeze(&self, backend_type: &str) {
+        let query =
+            format!("select pid from pg_stat_activity where backend_type = '{backend_type}'");
+        let pid = self.text(&query).await;
+        must(Command::new("kill").args(["-STOP", &pid]).output().unwrap());
     }
 
     /// Starts it again, on the same port, and waits until it answers.
@@ -156,7 +159,7 @@ impl Cluster {
         let client = self.connect().await;
         let slot = format!("select pg_create_physical_replication_slot('{name}', true)");
         client.batch_execute(&slot).await.unwrap();
-        let is_14 = database::text(&client, "show server_version_num").await.starts_with("14");
+        let is_14 = sql::text(&client, "show server_version_num").await.starts_with("14");
         let (begin, end) = if is_14 {
             ("pg_start_backup('standby', true, false)", "pg_stop_backup(false, false)")
         } else {
@@ -164,7 +167,7 @@ impl Cluster {
         };
         client.batch_execute(&format!("select {begin}")).await.unwrap();
         copy(&self.data(), &standby.data());
-        let label = database::text(&client, &format!("select labelfile from {end}")).await;
+        let label = sql::text(&client, &format!("select labelfile from {end}")).await;
         for (name, text) in [("backup_label", label.as_str()), ("standby.signal", "")] {
             let file = standby.data().join(name);
             std::fs::write(&file, text).unwrap();

@@ -6,6 +6,7 @@ use anabranch_postgres::{PostgresConfig, connect};
 use tokio_postgres::Client;
 
 use super::Cluster;
+use super::sql::{text, wait_for};
 
 /// A database, a slot and a publication with a random name, gone at the end.
 pub(crate) struct Database {
@@ -35,25 +36,11 @@ fn with_database(url: &str, database: &str) -> String {
     }
 }
 
-/// What the last row of `sql` has in its first column.
-pub(super) async fn text(client: &Client, sql: &str) -> String {
-    let mut value = None;
-    for message in &client.simple_query(sql).await.unwrap() {
-        if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
-            value = row.get(0).map(str::to_owned);
-        }
+impl Cluster {
+    /// A database of its own here.
+    pub(crate) async fn database(&self, sql: &str, tables: &[&str]) -> Database {
+        Database::create(self.url(), sql, tables).await
     }
-    value.unwrap_or_default()
-}
-
-/// Waits until `sql` says `t`.
-pub(super) async fn wait_for(client: &Client, sql: &str) {
-    let wait = async {
-        while text(client, sql).await != "t" {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(super::DEADLINE, wait).await.unwrap_or_else(|_| panic!("never: {sql}"));
 }
 
 impl Database {
