@@ -16,6 +16,7 @@ mod bad_input;
 mod chaos;
 mod conformance;
 mod end_to_end;
+mod failover;
 mod guard;
 mod handover;
 mod kinds;

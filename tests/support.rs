@@ -2,8 +2,10 @@
 
 pub mod backup;
 pub mod compare;
+pub mod forwarder;
 pub mod load;
 pub mod log;
+pub mod servers;
 pub mod services;
 pub mod stores;
 pub mod world;

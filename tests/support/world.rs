@@ -40,7 +40,12 @@ pub struct World {
 
 /// The test server's URL with another database.
 pub fn database_url(database: &str) -> String {
-    let url = address("POSTGRES_URL");
+    with_database(&address("POSTGRES_URL"), database)
+}
+
+/// The URL of another database of a server.
+fn with_database(url: &str, database: &str) -> String {
+    let url = url.split('?').next().unwrap();
     let (server, _) = url.rsplit_once('/').unwrap();
     format!("{server}/{database}")
 }
@@ -55,22 +60,36 @@ pub fn binary() -> PathBuf {
 
 /// A connection whose task ends with it.
 pub async fn connect(database: &str) -> Client {
-    let (client, connection) =
-        tokio_postgres::connect(&database_url(database), NoTls).await.unwrap();
+    connect_to(&database_url(database)).await
+}
+
+/// The same by URL.
+async fn connect_to(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "it ends with its client")]
     tokio::task::spawn(connection);
     client
 }
 
+/// Where a test writes and looks: intervals and times read as the source reads them.
+async fn session(server: &str, database: &str) -> Client {
+    let sql = connect_to(&with_database(server, database)).await;
+    sql.batch_execute("SET intervalstyle = 'iso_8601'; SET timezone = 'UTC'").await.unwrap();
+    sql
+}
+
 impl World {
     /// A database in which `schema` was run. `tables` go through all three stores.
     pub async fn new(schema: &str, tables: &[&str]) -> Self {
+        Self::on(&address("POSTGRES_URL"), schema, tables).await
+    }
+
+    /// The same on a server of the test's own.
+    pub async fn on(server: &str, schema: &str, tables: &[&str]) -> Self {
         let name = format!("ab_{}", &Uuid::new_v4().simple().to_string()[..10]);
-        let server = connect("postgres").await;
-        server.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        let sql = connect(&name).await;
-        // Intervals and times read as the source reads them.
-        sql.batch_execute("SET intervalstyle = 'iso_8601'; SET timezone = 'UTC'").await.unwrap();
+        let admin = connect_to(&with_database(server, "postgres")).await;
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let sql = session(server, &name).await;
         sql.batch_execute(schema).await.unwrap();
         let dir = TempDir::new().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -111,7 +130,7 @@ key = "{name}:{{table}}:{{key}}"
 kind = "delta"
 root = "{lake}"
 "#,
-            source = database_url(&name),
+            source = with_database(server, &name),
             kafka = address("KAFKA"),
             registry = address("REGISTRY_URL"),
             search = address("ELASTICSEARCH_URL"),
@@ -120,6 +139,19 @@ root = "{lake}"
             lake = lake.display(),
         );
         Self { name, tables, toml, sql, dir, port, daemon: None }
+    }
+
+    /// Writes to and looks at this server from here on. The daemon hears nothing of it.
+    pub async fn look_at(&mut self, server: &str) {
+        self.sql = session(server, &self.name).await;
+    }
+
+    /// Configures the daemon for this server, and looks at it.
+    pub async fn move_to(&mut self, server: &str) {
+        let before = self.config().source.url.expose().to_owned();
+        let after = format!("{}?sslmode=disable", with_database(server, &self.name));
+        self.toml = self.toml.replace(&before, &after);
+        self.look_at(server).await;
     }
 
     /// Runs statements.
@@ -314,7 +346,7 @@ pub async fn remove(config: &Config, name: &str) {
     while forget_log(config, &sinks).await.is_err() && begun.elapsed() < SESSION {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let server = connect("postgres").await;
+    let server = connect_to(&with_database(config.source.url.expose(), "postgres")).await;
     drop(server.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await);
 }
 
