@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Epoch, Lsn, Rereads, Version};
+use crate::{Epoch, Lsn, Membership, Rereads, Version};
 
 /// The format number of [`UnitCursor`] and [`SourceCursor`] (`docs/formats.md`).
 pub const CURSOR_FORMAT: u16 = 1;
@@ -70,6 +70,10 @@ pub struct SourceCursor {
     /// Set while rows are read again that a branch of the history, now lost, has left in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork: Option<Fork>,
+    /// By which rows the tables are published, as far as the history goes; `None` before that was
+    /// looked at. What differs from it has not been accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
 }
 
 /// What has to be read again after the history forked.

@@ -18,6 +18,7 @@ mod event;
 mod finding;
 pub mod key;
 mod log_history;
+mod membership;
 #[cfg(feature = "testing")]
 pub mod memory;
 mod partition;
@@ -41,6 +42,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{Change, Event, LogBatch, Op, ROW_PART_MAX, TRUNCATE_PARTS, Transaction};
 pub use finding::{Finding, Level};
 pub use log_history::{Answer, Delivered, LogHistory};
+pub use membership::{Membership, TableMarks};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
 pub use repair::{Repair, RepairReason};

@@ -141,6 +141,7 @@ mod tests {
             split: None,
             rereads: Rereads::default(),
             fork: None,
+            membership: None,
         };
         let bytes = serde_json::to_vec(&position).unwrap();
         assert_eq!(parse_position(&bytes).unwrap(), position);

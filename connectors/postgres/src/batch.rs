@@ -192,6 +192,7 @@ pub(crate) mod samples {
             split: None,
             rereads: Rereads::default(),
             fork: None,
+            membership: None,
         }
     }
 }

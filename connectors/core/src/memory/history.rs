@@ -73,6 +73,7 @@ impl MemoryHistory {
             split: None,
             rereads: Rereads::default(),
             fork: None,
+            membership: None,
         }
     }
 }

@@ -207,6 +207,7 @@ impl Fake {
             split: None,
             rereads: Rereads::default(),
             fork: None,
+            membership: None,
         }
     }
 

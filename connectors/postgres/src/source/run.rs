@@ -100,6 +100,7 @@ impl Run {
             split: None,
             rereads: Rereads::default(),
             fork: None,
+            membership: None,
         };
         let batch = LogBatch { tables: self.catalog.tables(), ..LogBatch::default() };
         self.send(batch, cursor.clone()).await?;
