@@ -53,10 +53,13 @@ pub async fn diagnose(
     gathered.ask_of_drop(dropped, Some(after)).await?;
     let facts = gathered.facts(config, Some(after));
     let loss = match facts.decide()? {
-        Decision::Lost(loss) => loss,
-        Decision::Go(_) if is_unpassable(&mut replication, config).await? => {
+        // The worse finding counts: there is one way less.
+        Decision::Go(_) | Decision::Lost(Loss::PublicationChanged { .. })
+            if is_unpassable(&mut replication, config).await? =>
+        {
             Loss::PublicationMissing { log: after.confirm, end: identity.flushed }
         }
+        Decision::Lost(loss) => loss,
         Decision::Go(_) => return Ok(None),
     };
     let gap = Gap::new(after, facts.slot, identity, &loss);

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use anabranch_core::{LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table};
 
+use crate::loss::Loss;
+use crate::membership::Found;
 use crate::transaction::{Assembler, Draft};
 
 /// Bytes that a value to re-read counts with before any was: PostgreSQL moves rows above 2 kB out
@@ -89,6 +91,15 @@ impl BatchBuilder {
     /// What the last batch lets the server forget.
     pub(crate) fn confirmed(&self) -> Lsn {
         self.cursor.confirm
+    }
+
+    /// Takes in how the tables are published now; returns what is not as the log says.
+    pub(crate) fn look(&mut self, found: &Found) -> Option<Loss> {
+        let before = self.cursor.membership.take();
+        self.cursor.membership = found.carry(before);
+        let before = self.cursor.membership.as_ref()?;
+        let what = found.changed_since(before)?;
+        Some(Loss::PublicationChanged { what, since: before.at, end: found.at })
     }
 
     /// Whether no more may be added.

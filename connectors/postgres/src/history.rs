@@ -20,6 +20,7 @@
 use anabranch_core::{Epoch, Error, ErrorKind, Fork, Lsn, Phase, Rereads, Result, SourceCursor};
 
 use crate::loss::{Loss, WayOn};
+use crate::membership::Found;
 use crate::pgwire::Identity;
 use crate::slot::Slot;
 
@@ -57,6 +58,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) slot: Option<&'a Slot>,
     /// Whether the publication is there.
     pub(crate) publication: bool,
+    /// By which rows it publishes the tables.
+    pub(crate) found: Option<&'a Found>,
     /// When and why the guard dropped the slot, if that is why it is missing.
     pub(crate) dropped: Option<&'a str>,
     pub(crate) server: Identity,
@@ -100,7 +103,21 @@ impl Facts<'_> {
     pub(crate) fn accept(&self, loss: &Loss, way: WayOn) -> Option<Plan> {
         let cursor = self.cursor.filter(|_| loss.allows(way))?;
         let epoch = cursor.epoch.next()?;
+        if let (Loss::PublicationChanged { .. }, WayOn::Gap) = (loss, way) {
+            // The stream itself is whole: it goes on where it is.
+            let turned = match self.stream(cursor).ok()?.0 {
+                Plan::Turn(turned) => *turned,
+                Plan::Stream | Plan::Begin { .. } | Plan::Remake(_) => {
+                    let fork = cursor.fork.map(|fork| Fork { rows: 0, ..fork });
+                    SourceCursor { epoch, fork, ..cursor.clone() }
+                }
+            };
+            return Some(Plan::Turn(Box::new(SourceCursor { membership: None, ..turned })));
+        }
         let slot = self.slot.filter(|slot| slot.invalidated().is_none() && !slot.temporary);
+        // What is accepted of the slot says nothing of the publication; another server, and a gap that
+        // reaches up to now, have what they have.
+        let is_one_history = matches!(loss, Loss::SlotAhead { .. } | Loss::SlotNotSynced { .. });
         let turned = |confirm| {
             Box::new(SourceCursor {
                 epoch,
@@ -112,6 +129,7 @@ impl Facts<'_> {
                 split: None,
                 rereads: Rereads::default(),
                 fork: cursor.fork.map(|fork| Fork { rows: 0, ..fork }),
+                membership: cursor.membership.clone().filter(|_| is_one_history),
                 ..cursor.clone()
             })
         };
@@ -123,23 +141,37 @@ impl Facts<'_> {
     }
 
     fn go_on(&self, cursor: &SourceCursor) -> Result<Plan, Loss> {
+        let (plan, from) = self.stream(cursor)?;
+        self.check_slot(from)?;
+        let end = self.server.flushed;
+        if !self.publication {
+            return Err(Loss::PublicationMissing { log: from, end });
+        }
+        let before = cursor.membership.as_ref();
+        let changed = before.zip(self.found).and_then(|(before, found)| {
+            let what = found.changed_since(before)?;
+            Some(Loss::PublicationChanged { what, since: before.at, end })
+        });
+        changed.map_or(Ok(plan), Err)
+    }
+
+    /// The history of the server, where the log stands in it, and how it goes on from there.
+    fn stream(&self, cursor: &SourceCursor) -> Result<(Plan, Lsn), Loss> {
         let server = self.server;
         if cursor.system_id != server.system_id {
             let (log, server) = (cursor.system_id, server.system_id);
             return Err(Loss::OtherSystem { log, server });
         }
         let (log, end) = (cursor.timeline, server.timeline);
-        let (plan, from) = match log.cmp(&end) {
-            std::cmp::Ordering::Greater => {
-                return Err(Loss::TimelineLower { log, server: end });
-            }
+        match log.cmp(&end) {
+            std::cmp::Ordering::Greater => Err(Loss::TimelineLower { log, server: end }),
             std::cmp::Ordering::Equal => {
                 let split = cursor.split.as_ref().map_or(Lsn::default(), |split| split.commit_lsn);
                 let ahead = cursor.confirm.max(cursor.seen).max(split);
                 if ahead > server.flushed {
                     return Err(Loss::LogAhead { log: ahead, end: server.flushed });
                 }
-                (Plan::Stream, cursor.confirm)
+                Ok((Plan::Stream, cursor.confirm))
             }
             std::cmp::Ordering::Less => {
                 let switch = self.ancestors.iter().find(|ancestor| ancestor.timeline == log);
@@ -147,14 +179,9 @@ impl Facts<'_> {
                 self.check_carried(cursor, switch)?;
                 let turned = fork(cursor, switch, end)?;
                 let from = turned.confirm;
-                (Plan::Turn(Box::new(turned)), from)
+                Ok((Plan::Turn(Box::new(turned)), from))
             }
-        };
-        self.check_slot(from)?;
-        if !self.publication {
-            return Err(Loss::PublicationMissing { log: from, end: server.flushed });
         }
-        Ok(plan)
     }
 
     /// What the guard has dropped is never begun anew by itself.

@@ -35,6 +35,7 @@ mod hosting;
 mod intake;
 mod key_text;
 mod loss;
+mod membership;
 mod pgoutput;
 mod pgwire;
 mod publication;

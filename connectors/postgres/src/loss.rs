@@ -72,6 +72,13 @@ pub(crate) enum Loss {
     TimelineUnrelated { log: u32, server: u32 },
     #[error("the publication is missing at the log's position {log}, and the slot cannot pass that place, even after it is created again; {} of WAL were written since", gap(*log, *end))]
     PublicationMissing { log: Lsn, end: Lsn },
+    #[error("{what}: changes may be missing from the log, since {since} at the earliest; {} of WAL were written since", gap(*since, *end))]
+    PublicationChanged {
+        /// Which, and how.
+        what: String,
+        since: Lsn,
+        end: Lsn,
+    },
     #[error("256 histories have begun in this log, and its versions can tell no more apart")]
     EpochsUsedUp,
 }
@@ -149,6 +156,7 @@ impl Loss {
             Self::TimelineLower { .. } => "timeline_lower",
             Self::TimelineUnrelated { .. } => "timeline_unrelated",
             Self::PublicationMissing { .. } => "publication_missing",
+            Self::PublicationChanged { .. } => "publication_changed",
             Self::EpochsUsedUp => "epochs_used_up",
         }
     }
@@ -170,7 +178,8 @@ impl Loss {
             | Self::LogAhead { .. }
             | Self::OtherSystem { .. }
             | Self::TimelineLower { .. }
-            | Self::TimelineUnrelated { .. } => true,
+            | Self::TimelineUnrelated { .. }
+            | Self::PublicationChanged { .. } => true,
         }
     }
 
@@ -184,7 +193,8 @@ impl Loss {
             | Self::SlotNotSynced { .. }
             | Self::SlotInvalidated { .. }
             | Self::SlotAhead { .. }
-            | Self::PublicationMissing { .. } => true,
+            | Self::PublicationMissing { .. }
+            | Self::PublicationChanged { .. } => true,
             // A policy has given the slot up to save the server; it is not to take it back.
             Self::DroppedByGuard { .. }
             | Self::LogWiped
@@ -213,6 +223,7 @@ impl Loss {
             }
             Self::SlotMissing { .. }
             | Self::SlotInvalidated { .. }
+            | Self::PublicationChanged { .. }
             | Self::DroppedByGuard { copied: true, .. } => "",
             Self::SlotNotCarried { .. } | Self::SlotNotSynced { .. } => {
                 "before the next failover, from PostgreSQL 17 on: sync_replication_slots = on on the \
@@ -238,7 +249,7 @@ impl Loss {
         )
     }
 
-    /// What keeps it from happening again.
+    /// What keeps it from happening again, or makes it harmless.
     fn prevention(&self) -> &'static str {
         match self {
             Self::SlotInvalidated { reason, .. } if reason.contains("idle") => {
@@ -247,6 +258,9 @@ impl Loss {
             Self::SlotInvalidated { reason, .. } if reason.contains("max_slot_wal") => {
                 "; so that it does not happen again: raise max_slot_wal_keep_size, with ALTER SYSTEM \
                  or as a managed service has it"
+            }
+            Self::PublicationChanged { .. } => {
+                ", which loses nothing where nothing was left out meanwhile"
             }
             Self::SlotInvalidated { .. }
             | Self::LogWiped
@@ -313,6 +327,7 @@ mod tests {
             Loss::SlotInvalidated { reason: "wal_removed".into(), log, end },
             Loss::SlotAhead { log, slot: end },
             Loss::PublicationMissing { log, end },
+            Loss::PublicationChanged { what: "it was altered".into(), since: log, end },
         ];
         for loss in losses {
             assert!(loss.help().contains("anabranch source accept --snapshot"), "{loss:?}");

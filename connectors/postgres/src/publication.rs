@@ -142,9 +142,9 @@ impl Publication {
             obstacles.push(mend(
                 format!("it does not publish {}", table.full_name()),
                 format!(
-                    "take the table out of [source] tables; or, to begin anew with it: run \
-                     `anabranch teardown`, then ALTER PUBLICATION {name} ADD TABLE {}; if the \
-                     publication is still there, and start again",
+                    "ALTER PUBLICATION {name} ADD TABLE {}; or take it out of [source] tables. \
+                     If the table was in the publication before, `anabranch source accept` then says \
+                     how to go on",
                     quoted(table)
                 ),
             ));
@@ -198,10 +198,11 @@ pub(crate) async fn require_published(
     let table: &str = row.try_get(0).doing(action)?;
     Err(Error::new(ErrorKind::Config, format!("go on with {table}"))
         .with_source(format!("{} does not publish {table} any more", names.join(", ")))
-        .with_help(
-            "changes of it are missing from the log: take it out of [source] tables; or run \
-             `anabranch teardown` and start again with it",
-        ))
+        .with_help(format!(
+            "changes of it are missing from the log: take it out of [source] tables; or add it again, \
+             ALTER PUBLICATION .. ADD TABLE {table};, start again, and `anabranch source accept` says \
+             how to go on"
+        )))
 }
 
 /// `"schema"."table"`.

@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use anabranch_core::{Error, ErrorKind, Lsn, Phase, Position, Result, SourceCursor, Split};
+use anabranch_core::{
+    Error, ErrorKind, Lsn, Membership, Phase, Position, Result, SourceCursor, Split,
+};
 use futures::StreamExt;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
@@ -21,6 +23,7 @@ use crate::catalog::{RawTable, Relation, load_by_name};
 use crate::copying::Copying;
 use crate::error::{Context, bug};
 use crate::intake::APPEND_ATTNUM;
+use crate::membership::Found;
 use crate::publication::{self, Publication, Wanted, quoted};
 use crate::session::Session;
 use crate::slot::Slot;
@@ -35,6 +38,7 @@ const LONG_WAIT: Duration = Duration::from_secs(10);
 struct Opened {
     session: Session,
     point: Lsn,
+    membership: Membership,
     began_us: i64,
     tables: Vec<RawTable>,
 }
@@ -117,9 +121,14 @@ async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Open
     for table in &tables {
         run.catalog.adopt(table, &types)?;
     }
+    // In the snapshot: as the slot begins.
+    let found = Found::in_snapshot(&session, &run.config, &tables, point).await?;
+    let membership = found.membership().ok_or_else(|| {
+        Error::new(ErrorKind::Transient, action()).with_source("a publication was altered just now")
+    })?;
     let query = "select (extract(epoch from now()) * 1000000)::int8";
     let began = session.query_one(query, &[]).await.and_then(|row| row.try_get(0)).doing(action)?;
-    Ok(Some(Opened { session, point, began_us: began, tables }))
+    Ok(Some(Opened { session, point, membership, began_us: began, tables }))
 }
 
 /// Whether a table has other storage now than in the snapshot: then its rows in the snapshot are
@@ -171,7 +180,12 @@ struct Copy<'a> {
 impl<'a> Copy<'a> {
     fn new(run: &'a Run, opened: &Opened, cursor: SourceCursor) -> Self {
         let commit_lsn = opened.point.before();
-        let cursor = SourceCursor { phase: Phase::Snapshot, confirm: opened.point, ..cursor };
+        let cursor = SourceCursor {
+            phase: Phase::Snapshot,
+            confirm: opened.point,
+            membership: Some(opened.membership.clone()),
+            ..cursor
+        };
         let position = Position { epoch: cursor.epoch, commit_lsn, ordinal: 0 };
         // The tables may have changed since they were announced.
         let rows = Copying::new(position, opened.began_us, run.catalog.tables())

@@ -184,19 +184,20 @@ impl PostgresSource {
         let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
         same_server(&server, identity)?;
         let facts = (identity, after.as_ref());
-        let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+        let mut gathered = Gathered::read(config, &session, &mut replication, facts).await?;
         let witnesses = Witnesses {
             history: self.history.as_deref(),
             dropped: self.dropped.as_deref(),
             accepted: &self.accepted,
         };
-        let plan = plan::plan(config, &session, gathered, after.as_ref(), witnesses).await?;
+        let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;
-        self.check_publications(&session, &tables).await?;
         let begins = matches!(plan, Plan::Begin { .. });
         if !begins {
             self.require_known(&tables)?;
+            require_read(&tables, after.as_ref())?;
         }
+        self.check_publications(&session, &tables).await?;
         let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
             .with_rules(RuleBook::new(config));
         for table in &tables {
@@ -217,6 +218,7 @@ impl PostgresSource {
             identity,
             plan,
             after,
+            found: gathered.found,
             session,
             replication,
             catalog,
@@ -328,6 +330,22 @@ impl Source for PostgresSource {
         }
         Ok(())
     }
+}
+
+/// A table that was left out of the configuration for a while has a gap, of which the server knows
+/// nothing.
+fn require_read(tables: &[RawTable], after: Option<&SourceCursor>) -> Result<()> {
+    let Some(read) = after.and_then(|after| after.membership.as_ref()) else { return Ok(()) };
+    let Some(table) = tables.iter().find(|table| read.tables.get(table.oid).is_none()) else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Config, format!("go on with {}", table.full_name()))
+        .with_source(
+            "it was left out of [source] tables for a while, and its changes were not read",
+        )
+        .with_help(
+            "take it out again; or run `anabranch teardown` and start again with all tables",
+        ))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]

@@ -14,6 +14,7 @@ use crate::config::{PostgresConfig, StreamingMode};
 use crate::error::{Context, history_lost, lost};
 use crate::feed::{Fed, Feed, FeedError};
 use crate::loss::Loss;
+use crate::membership::{self, Found};
 use crate::pgoutput::{self, Logical, Message, PluginOptions};
 use crate::pgwire::WireError;
 use crate::publication;
@@ -298,11 +299,16 @@ impl Streaming {
         }
     }
 
-    /// A table that was taken out sends nothing any more, and looks as if nothing changed.
+    /// A table that was taken out sends nothing any more, and looks as if nothing changed; one that
+    /// was added again looks as if it had been there all the time.
     async fn look_at_publication(&mut self) -> Result<()> {
         self.look_at = Instant::now() + PUBLICATION_INTERVAL;
-        let oids: Vec<u32> = self.catalog.tables().iter().map(|table| table.oid).collect();
-        publication::require_published(&self.session, &self.config.publications(), &oids).await
+        let tables = membership::wanted(&self.catalog);
+        let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
+        publication::require_published(&self.session, &self.config.publications(), &oids).await?;
+        let found = Found::read(&self.session, &self.config, &tables).await?;
+        let loss = self.builder.look(&found);
+        loss.map_or(Ok(()), |loss| Err(history_lost(&self.config.slot, loss)))
     }
 
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {

@@ -11,7 +11,7 @@ async fn followed() -> (Database, Replica) {
     follow(Database::new(TABLE, &["public.t"]).await).await
 }
 
-async fn follow(database: Database) -> (Database, Replica) {
+pub(crate) async fn follow(database: Database) -> (Database, Replica) {
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
     let replica = follower.kill();
@@ -19,22 +19,27 @@ async fn follow(database: Database) -> (Database, Replica) {
     (database, replica)
 }
 
-fn from_slot(database: &Database) -> String {
+pub(crate) fn from_slot(database: &Database) -> String {
     format!("from pg_replication_slots where slot_name = '{}'", database.config.slot)
 }
 
-async fn refused(database: &Database, replica: Replica) -> Error {
+pub(crate) async fn refused(database: &Database, replica: Replica) -> Error {
     Follower::try_start(database, replica).await.err().expect("it must not go on")
 }
 
-fn moved(replica: Replica, change: impl FnOnce(&mut SourceCursor)) -> Replica {
+pub(crate) fn moved(replica: Replica, change: impl FnOnce(&mut SourceCursor)) -> Replica {
     let mut replica = replica;
     change(replica.cursor.as_mut().unwrap());
     replica
 }
 
 /// It is lost under its name, with the size of the gap and the commands that help.
-async fn named(database: &Database, replica: &Replica, cause: &str, why: &str) -> Diagnosis {
+pub(crate) async fn named(
+    database: &Database,
+    replica: &Replica,
+    cause: &str,
+    why: &str,
+) -> Diagnosis {
     let error = refused(database, replica.twin()).await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     let report = error.report();
@@ -49,7 +54,12 @@ async fn named(database: &Database, replica: &Replica, cause: &str, why: &str) -
 
 /// Accepted in this way it goes on, in the next epoch of the same log, and that is all that the
 /// acceptance is good for.
-async fn accepted(database: &Database, replica: Replica, found: &Diagnosis, way: WayOn) -> Replica {
+pub(crate) async fn accepted(
+    database: &Database,
+    replica: Replica,
+    found: &Diagnosis,
+    way: WayOn,
+) -> Replica {
     assert!(found.ways.contains(&way));
     let all = vec![Acceptance { gap: found.gap.clone(), way }];
     let (epoch, log) = {
@@ -75,7 +85,12 @@ async fn accepted(database: &Database, replica: Replica, found: &Diagnosis, way:
 }
 
 /// Named; then accepted with a snapshot, after which nothing is missing.
-async fn lost_until_snapshot(database: Database, replica: Replica, cause: &str, why: &str) {
+pub(crate) async fn lost_until_snapshot(
+    database: Database,
+    replica: Replica,
+    cause: &str,
+    why: &str,
+) {
     let found = named(&database, &replica, cause, why).await;
     let replica = accepted(&database, replica, &found, WayOn::Snapshot).await;
     assert_eq!(replica.present(), truth(&database).await);

@@ -18,6 +18,7 @@ mod guard;
 mod handover;
 mod keys;
 mod lost;
+mod memberships;
 mod messages;
 mod order;
 mod partitions;

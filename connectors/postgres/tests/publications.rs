@@ -83,8 +83,21 @@ async fn a_table_taken_out_of_the_publication_is_noticed() {
         .run("alter publication anabranch add table u; alter publication anabranch drop table t")
         .await;
     database.run("insert into t values (2)").await;
-    let error = failure(follower).await;
+    let error = loop {
+        if let Err(error) = follower.step().await {
+            break error;
+        }
+    };
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
     assert!(error.report().contains("does not publish public.t"), "{error:?}");
+    // While it is out that is said at a start, too; and once it is in again, that there is a gap.
+    let replica = follower.kill();
+    let error = Follower::try_start(&database, replica.twin()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(error.report().contains("ADD TABLE \"public\".\"t\""), "{error:?}");
+    database.run("alter publication anabranch add table t").await;
+    let error = Follower::try_start(&database, replica).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    assert!(error.report().contains("source accept --gap"), "{error:?}");
     database.drop().await;
 }

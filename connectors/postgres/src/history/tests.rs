@@ -30,8 +30,8 @@ fn slot() -> Slot {
 
 fn facts<'a>(cursor: Option<&'a SourceCursor>, slot: Option<&'a Slot>) -> Facts<'a> {
     let names = ("s", "db");
-    let (publication, dropped) = (true, None);
-    Facts { cursor, slot, publication, dropped, server: SERVER, ancestors: &[], names }
+    let (publication, found, dropped) = (true, None, None);
+    Facts { cursor, slot, publication, found, dropped, server: SERVER, ancestors: &[], names }
 }
 
 fn promoted<'a>(cursor: &'a SourceCursor, slot: Option<&'a Slot>, timeline: u32) -> Facts<'a> {
@@ -302,5 +302,35 @@ fn a_history_file_lists_where_timelines_ended() {
     assert_eq!(ancestors("").unwrap(), []);
     for bad in ["x\t0/1\t", "1", "1\tx"] {
         assert!(ancestors(bad).is_none(), "{bad}");
+    }
+}
+
+#[test]
+fn a_publication_that_changed_is_lost_and_goes_on_where_the_log_stands() {
+    use crate::membership::tests::found;
+    let (then, now) = (found((1, 741), &[Some(741)]), found((1, 741), &[Some(750)]));
+    let at = SourceCursor { membership: then.membership(), split: split_at(0x800), ..cursor() };
+    let slot = Slot { confirmed_flush: Some(Lsn(0x8)), ..slot() };
+    let facts = Facts { found: Some(&then), ..facts(Some(&at), Some(&slot)) };
+    assert_eq!(facts.decide().unwrap(), Decision::Go(Plan::Stream));
+    let facts = Facts { found: Some(&now), ..facts };
+    let Decision::Lost(loss) = facts.decide().unwrap() else { panic!("it changed") };
+    assert_eq!(loss.name(), "publication_changed");
+    let Some(Plan::Turn(turned)) = facts.accept(&loss, WayOn::Gap) else { panic!("a gap") };
+    let wanted = SourceCursor { epoch: Epoch(1), membership: None, ..at.clone() };
+    assert_eq!(*turned, wanted, "nothing that the log has comes again");
+    assert!(matches!(facts.accept(&loss, WayOn::Snapshot), Some(Plan::Begin { .. })));
+    // On a promoted server the history forks as well.
+    let server = Identity { timeline: 2, ..SERVER };
+    let forked = Facts { server, ancestors: ANCESTORS, ..facts };
+    let Some(Plan::Turn(turned)) = forked.accept(&loss, WayOn::Gap) else { panic!("a gap") };
+    assert_eq!((turned.epoch, turned.timeline, turned.membership), (Epoch(1), 2, None));
+    // Of the slot's gap nothing is learnt about the publication; another server has its own.
+    let (log, slot) = (Lsn(0x10), Lsn(0x20));
+    for (loss, is_kept) in
+        [(Loss::SlotAhead { log, slot }, true), (Loss::OtherSystem { log: 1, server: 2 }, false)]
+    {
+        let Some(Plan::Turn(turned)) = facts.accept(&loss, WayOn::Gap) else { panic!("{loss}") };
+        assert_eq!(turned.membership.is_some(), is_kept, "{loss}");
     }
 }

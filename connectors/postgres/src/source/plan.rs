@@ -19,6 +19,7 @@ use crate::dropped::DroppedSlots;
 use crate::error::{Context, bug, history_lost};
 use crate::history::{Ancestor, Decision, Facts, Plan, ancestors, settle};
 use crate::loss::{Acceptance, Gap, Loss, WayOn};
+use crate::membership::Found;
 use crate::pgwire::{Identity, ReplicationConnection};
 use crate::publication::Publication;
 use crate::session::Session;
@@ -28,6 +29,7 @@ use crate::slot::Slot;
 pub(crate) struct Gathered {
     slot: Option<Slot>,
     publication: bool,
+    pub(super) found: Found,
     dropped: Option<String>,
     identity: Identity,
     ancestors: Vec<Ancestor>,
@@ -48,6 +50,7 @@ impl Gathered {
         Ok(Self {
             slot: Slot::read(session, &config.slot).await?,
             publication,
+            found: Found::by_name(session, config).await?,
             dropped: None,
             identity,
             ancestors: forked(replication, identity, after).await?,
@@ -64,6 +67,7 @@ impl Gathered {
             cursor,
             slot: self.slot.as_ref(),
             publication: self.publication,
+            found: Some(&self.found),
             dropped: self.dropped.as_deref(),
             server: self.identity,
             ancestors: &self.ancestors,
@@ -128,7 +132,7 @@ pub(super) struct Witnesses<'a> {
 pub(super) async fn plan(
     config: &PostgresConfig,
     session: &Session,
-    mut gathered: Gathered,
+    gathered: &mut Gathered,
     after: Option<&SourceCursor>,
     Witnesses { history, dropped, accepted }: Witnesses<'_>,
 ) -> Result<Plan> {
@@ -137,13 +141,17 @@ pub(super) async fn plan(
     let was_active = gathered.wait_until_free(session).await?;
     gathered.ask_of_drop(dropped, after).await?;
     let facts = gathered.facts(config, after);
-    let loss = match settle(facts.decide()?, was_active, &config.slot)? {
+    let decision = settle(facts.decide()?, was_active, &config.slot)?;
+    if is_passable_by_looks(&decision)
+        && let Some(loss) = unpassable(&facts, accepted)
+        && let Some(begin) = facts.accept(&loss, WayOn::Snapshot)
+    {
+        tracing::warn!(%loss, "history is lost, and accepted");
+        return Ok(begin);
+    }
+    let loss = match decision {
         Decision::Lost(loss) => loss,
-        Decision::Go(plan) => {
-            let unpassable = unpassable(&facts, accepted).filter(|_| plan == Plan::Stream);
-            let begin = unpassable.and_then(|loss| facts.accept(&loss, WayOn::Snapshot));
-            return Ok(begin.unwrap_or(plan));
-        }
+        Decision::Go(plan) => return Ok(plan),
     };
     if let Some(history) = history {
         let is_stale = history.position().await?.as_ref() != after;
@@ -162,6 +170,11 @@ pub(super) async fn plan(
         return Ok(plan);
     }
     Err(history_lost(&config.slot, loss))
+}
+
+/// Whether all that may be wrong with the publication is that it was another one for a while.
+fn is_passable_by_looks(decision: &Decision) -> bool {
+    matches!(decision, Decision::Go(Plan::Stream) | Decision::Lost(Loss::PublicationChanged { .. }))
 }
 
 /// A publication that was missing somewhere in the WAL shows only when the slot gets there. If a

@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
 use crate::error::{Context, bug};
 use crate::history::Plan;
+use crate::membership::Found;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::row::RowWriter;
 use crate::session::Session;
@@ -35,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) plan: Plan,
     /// Where the log stands.
     pub(crate) after: Option<SourceCursor>,
+    /// By which rows the tables were published when the plan was made.
+    pub(crate) found: Found,
     /// For the catalog and re-reads.
     pub(crate) session: Session,
     pub(crate) replication: ReplicationConnection,
@@ -69,7 +72,9 @@ impl Run {
         let cursor = match self.plan.clone() {
             Plan::Stream => {
                 let cursor = self.after.take();
-                cursor.ok_or_else(|| bug("go on in the stream", "there is no cursor"))?
+                let cursor =
+                    cursor.ok_or_else(|| bug("go on in the stream", "there is no cursor"))?;
+                self.stream(cursor).await?
             }
             Plan::Begin { epoch } => {
                 let cursor = self.announce(epoch).await?;
@@ -109,12 +114,29 @@ impl Run {
         Ok(cursor)
     }
 
+    /// Goes on; a record that says nothing of the publication yet does so before anything else, or
+    /// what differs from it at the first look would be as it always was at the next start.
+    async fn stream(&self, cursor: SourceCursor) -> Result<SourceCursor> {
+        let says_nothing = cursor.membership.is_none();
+        let cursor = self.carry(cursor);
+        if says_nothing && cursor.membership.is_some() {
+            self.send(LogBatch::default(), cursor.clone()).await?;
+        }
+        Ok(cursor)
+    }
+
     /// Writes the first position record of another epoch, before anything else in it.
     async fn turn(&self, cursor: SourceCursor) -> Result<SourceCursor> {
+        let cursor = self.carry(cursor);
         let SourceCursor { epoch, timeline, confirm, .. } = &cursor;
         tracing::warn!(epoch = epoch.0, timeline, %confirm, "another epoch of the history begins");
         self.send(LogBatch::default(), cursor.clone()).await?;
         Ok(cursor)
+    }
+
+    /// The same position with what was found of the publication.
+    fn carry(&self, cursor: SourceCursor) -> SourceCursor {
+        SourceCursor { membership: self.found.carry(cursor.membership), ..cursor }
     }
 
     /// Makes the slot anew for a history with a gap. If we are killed before the log knows, the gap
