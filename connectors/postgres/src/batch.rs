@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table};
+use anabranch_core::{Epoch, LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table};
 
 use crate::loss::Loss;
 use crate::membership::Found;
@@ -91,6 +91,11 @@ impl BatchBuilder {
     /// What the last batch lets the server forget.
     pub(crate) fn confirmed(&self) -> Lsn {
         self.cursor.confirm
+    }
+
+    /// The history that the batches are of.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.cursor.epoch
     }
 
     /// Takes in how the tables are published now; returns what is not as the log says.

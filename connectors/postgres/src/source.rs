@@ -189,6 +189,7 @@ impl PostgresSource {
             history: self.history.as_deref(),
             dropped: self.dropped.as_deref(),
             accepted: &self.accepted,
+            stuck_at: self.stats.stuck_at(),
         };
         let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::Lsn;
+use anabranch_core::{Epoch, Lsn};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -32,6 +32,9 @@ pub struct SourceStats {
     heartbeat_us: AtomicU64,
     /// The heartbeat that is under way.
     heartbeat: Mutex<Option<(Uuid, Instant)>>,
+    /// Where the slot stands before a place that it cannot pass; no figure, but it goes on across
+    /// attempts as they do.
+    stuck_at: Mutex<Option<(Epoch, Lsn)>>,
     repaired: AtomicU64,
     misfits: [AtomicU64; Misfit::ALL.len()],
 }
@@ -56,6 +59,7 @@ impl Default for SourceStats {
             heartbeats: AtomicU64::default(),
             heartbeat_us: AtomicU64::default(),
             heartbeat: Mutex::default(),
+            stuck_at: Mutex::default(),
             repaired: AtomicU64::default(),
             misfits: Default::default(),
         }
@@ -191,6 +195,16 @@ impl SourceStats {
     pub fn heartbeat_latency(&self) -> Option<Duration> {
         let latency = || Duration::from_micros(self.heartbeat_us.load(Ordering::Relaxed));
         (self.heartbeats.load(Ordering::Relaxed) > 0).then(latency)
+    }
+
+    /// Remembers a place that the slot cannot pass, for the next attempt.
+    pub(crate) fn stuck(&self, epoch: Epoch, at: Lsn) {
+        *self.stuck_at.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, at));
+    }
+
+    /// What was remembered.
+    pub(crate) fn stuck_at(&self) -> Option<(Epoch, Lsn)> {
+        *self.stuck_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn heartbeat_sent(&self, id: Uuid) {

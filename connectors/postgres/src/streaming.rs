@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{Error, Lsn, Rereads, Result, SourceCursor};
+use anabranch_core::{Error, ErrorKind, Lsn, Rereads, Result, SourceCursor};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::batch::BatchBuilder;
 use crate::binary::TextOnly;
 use crate::catalog::{Catalog, load_by_oid};
-use crate::config::{PostgresConfig, StreamingMode};
+use crate::config::{OnLost, PostgresConfig, StreamingMode};
 use crate::error::{Context, history_lost, lost};
 use crate::feed::{Fed, Feed, FeedError};
 use crate::loss::Loss;
@@ -307,8 +307,19 @@ impl Streaming {
         let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
         publication::require_published(&self.session, &self.config.publications(), &oids).await?;
         let found = Found::read(&self.session, &self.config, &tables).await?;
-        let loss = self.builder.look(&found);
-        loss.map_or(Ok(()), |loss| Err(history_lost(&self.config.slot, loss)))
+        self.builder.look(&found).map_or(Ok(()), |loss| Err(self.lost(loss)))
+    }
+
+    /// What the policy accepts is found again, and accepted, by the next attempt.
+    fn lost(&self, loss: Loss) -> Error {
+        if self.config.on_lost == OnLost::Park || !loss.is_left_to_policy() {
+            return history_lost(&self.config.slot, loss);
+        }
+        if let Loss::PublicationMissing { log, .. } = loss {
+            self.stats.stuck(self.builder.epoch(), log);
+        }
+        let action = format!("go on with slot {}", self.config.slot);
+        Error::new(ErrorKind::Transient, action).with_source(loss)
     }
 
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
@@ -337,7 +348,7 @@ impl Streaming {
         if refused(&error) || matches!(error, FeedError::Wire(WireError::PublicationSkipped(_))) {
             tracing::error!(slot = self.config.slot, "the publication is missing");
             let (log, end) = (self.builder.confirmed(), self.stats.wal_end());
-            return history_lost(&self.config.slot, Loss::PublicationMissing { log, end });
+            return self.lost(Loss::PublicationMissing { log, end });
         }
         if let FeedError::Wire(WireError::Server(server)) = &error
             && server.code == UNDEFINED_FUNCTION

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use anabranch_core::{Epoch, Error, ErrorKind, Phase};
-use anabranch_postgres::{Acceptance, WayOn, diagnose};
+use anabranch_core::{Epoch, Error, ErrorKind, Phase, Source as _};
+use anabranch_postgres::{Acceptance, OnLost, WayOn, diagnose};
 
 use crate::lost::{accepted, follow, from_slot, lost_until_snapshot, moved, named, refused};
 use crate::support::{Database, Follower, Replica, truth};
@@ -324,6 +324,32 @@ async fn a_table_that_was_not_configured_for_a_while_is_refused() {
     let report = error.report();
     assert!(report.contains("public.u") && report.contains("left out"), "{report}");
     database.drop().await;
+}
+
+/// The policy decides as well where a loss shows only while the source reads: the attempt after it
+/// begins anew.
+#[tokio::test]
+async fn the_policy_covers_what_is_found_while_reading() {
+    let missing = "drop publication anabranch; insert into t values (2);
+        create publication anabranch for table only t, only u";
+    for change in [OUT_AND_IN, missing] {
+        let (mut database, replica) = followed().await;
+        database.config.on_lost = OnLost::Snapshot;
+        let mut follower = Follower::start(&database, replica).await;
+        follower.catch_up(&database).await;
+        database.run(change).await;
+        let error = failure(&mut follower).await;
+        assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+        assert!(error.report().contains("publication"), "{error:?}");
+        follower.source.seek(follower.replica.cursor.clone()).await.unwrap();
+        while follower.replica.cursor.as_ref().unwrap().epoch != Epoch(1) {
+            follower.step().await.unwrap();
+        }
+        follower.catch_up(&database).await;
+        assert_eq!(follower.replica.present(), truth(&database).await);
+        drop(follower);
+        database.drop().await;
+    }
 }
 
 /// What was accepted of the slot says nothing of the publication.

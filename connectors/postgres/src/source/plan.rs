@@ -10,7 +10,7 @@
 //! a slot that looks ahead of the log is ahead only of what we have read, unless the log still says
 //! the same. So a loss is final once the log, read after the slot was free, still stands there.
 
-use anabranch_core::{Error, ErrorKind, LogHistory, Phase, Result, SourceCursor};
+use anabranch_core::{Epoch, Error, ErrorKind, LogHistory, Lsn, Phase, Result, SourceCursor};
 use tokio::time::Instant;
 
 use super::{SLOT_INTERVAL, SLOT_WAIT_MAX};
@@ -126,6 +126,8 @@ pub(super) struct Witnesses<'a> {
     pub(super) history: Option<&'a dyn LogHistory>,
     pub(super) dropped: Option<&'a dyn DroppedSlots>,
     pub(super) accepted: &'a [Acceptance],
+    /// Where an earlier attempt has found that the slot cannot pass.
+    pub(super) stuck_at: Option<(Epoch, Lsn)>,
 }
 
 /// Decides how to go on after `after`.
@@ -134,8 +136,9 @@ pub(super) async fn plan(
     session: &Session,
     gathered: &mut Gathered,
     after: Option<&SourceCursor>,
-    Witnesses { history, dropped, accepted }: Witnesses<'_>,
+    witnesses: Witnesses<'_>,
 ) -> Result<Plan> {
+    let Witnesses { history, dropped, accepted, .. } = witnesses;
     // What no wait mends is said at once: a slot of somebody else, for example.
     gathered.facts(config, after).decide()?;
     let was_active = gathered.wait_until_free(session).await?;
@@ -143,7 +146,7 @@ pub(super) async fn plan(
     let facts = gathered.facts(config, after);
     let decision = settle(facts.decide()?, was_active, &config.slot)?;
     if is_passable_by_looks(&decision)
-        && let Some(loss) = unpassable(&facts, accepted)
+        && let Some(loss) = unpassable(config, &facts, &witnesses)
         && let Some(begin) = facts.accept(&loss, WayOn::Snapshot)
     {
         tracing::warn!(%loss, "history is lost, and accepted");
@@ -178,12 +181,20 @@ fn is_passable_by_looks(decision: &Decision) -> bool {
 }
 
 /// A publication that was missing somewhere in the WAL shows only when the slot gets there. If a
-/// person has accepted that for just this position, the slot cannot have passed the place.
-fn unpassable(facts: &Facts<'_>, accepted: &[Acceptance]) -> Option<Loss> {
+/// person has accepted that for just this position, or we got there ourselves and the policy
+/// accepts it, the slot cannot have passed the place.
+fn unpassable(
+    config: &PostgresConfig,
+    facts: &Facts<'_>,
+    Witnesses { accepted, stuck_at, .. }: &Witnesses<'_>,
+) -> Option<Loss> {
     let cursor = facts.cursor?;
     let loss = Loss::PublicationMissing { log: cursor.confirm, end: facts.server.flushed };
     let gap = Gap::new(cursor, facts.slot, facts.server, &loss);
-    accepted.iter().any(|accepted| accepted.gap == gap).then_some(loss)
+    let by_person = accepted.iter().any(|accepted| accepted.gap == gap);
+    let is_stuck = stuck_at.is_some_and(|at| at >= (cursor.epoch, cursor.confirm));
+    let by_policy = config.on_lost == OnLost::Snapshot && is_stuck;
+    (by_person || by_policy).then_some(loss)
 }
 
 /// Where the timelines ended that the server descends from, if it is on a later one than the log.
