@@ -7,16 +7,19 @@
 use arrow_buffer::i256;
 
 /// Appends a `boolean`.
+#[inline]
 pub fn boolean(out: &mut Vec<u8>, value: bool) {
     out.push(u8::from(value));
 }
 
 /// Appends an `int`: `int2`, `int4` and the days since 1970 of a `date`.
+#[inline]
 pub fn int(out: &mut Vec<u8>, value: i32) {
     long(out, i64::from(value));
 }
 
 /// Appends a `long`: `int8` and the microseconds of times and timestamps.
+#[inline]
 pub fn long(out: &mut Vec<u8>, value: i64) {
     const SEVEN_BITS: u64 = 0x7F;
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
@@ -28,22 +31,26 @@ pub fn long(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Appends a `float`.
+#[inline]
 pub fn float(out: &mut Vec<u8>, value: f32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Appends a `double`.
+#[inline]
 pub fn double(out: &mut Vec<u8>, value: f64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Appends `bytes`.
+#[inline]
 pub fn bytes(out: &mut Vec<u8>, value: &[u8]) {
     size(out, value.len());
     out.extend_from_slice(value);
 }
 
 /// Appends a `string`: text, JSON and the 36 characters of a UUID.
+#[inline]
 pub fn string(out: &mut Vec<u8>, value: &str) {
     bytes(out, value.as_bytes());
 }
@@ -77,11 +84,13 @@ pub fn wide_decimal(out: &mut Vec<u8>, unscaled: i256) {
 }
 
 /// Appends the null of a `["null", T]`.
+#[inline]
 pub fn null_branch(out: &mut Vec<u8>) {
     out.push(0);
 }
 
 /// Announces the value of a `["null", T]`, which follows.
+#[inline]
 pub fn value_branch(out: &mut Vec<u8>) {
     out.push(2);
 }
@@ -99,10 +108,12 @@ pub fn array_end(out: &mut Vec<u8>) {
 }
 
 /// No buffer of ours is longer than `i64::MAX` bytes.
+#[inline]
 fn size(out: &mut Vec<u8>, size: usize) {
     long(out, i64::try_from(size).unwrap_or(i64::MAX));
 }
 
+#[inline]
 fn lowest_byte(value: u64) -> u8 {
     let [lowest, ..] = value.to_le_bytes();
     lowest
