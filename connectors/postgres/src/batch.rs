@@ -112,12 +112,12 @@ impl BatchBuilder {
         self.bytes >= self.limit()
     }
 
-    /// A transaction that does not fit a batch anyway goes on in halves of one: of these, four are
-    /// in memory where the log is slow, as many bytes as two batches of whole transactions are.
+    /// A transaction that does not fit a batch anyway goes on in thirds of one: of these, four are
+    /// in memory where the log is slow. In smaller pieces 1 GB would have more than it has parts.
     fn limit(&self) -> usize {
         let split = self.cursor.split.as_ref();
         let within = split.is_some_and(|split| split.commit_lsn >= self.border_lsn);
-        if within { self.bytes_max.div_ceil(2) } else { self.bytes_max }
+        if within { self.bytes_max.div_ceil(3) } else { self.bytes_max }
     }
 
     /// Whether there are events to hand over, or a table to announce.
@@ -305,19 +305,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_split_transaction_comes_in_halves_of_a_batch() {
-        let mut run = Run::new(490);
+    fn the_rest_of_a_split_transaction_comes_in_thirds_of_a_batch() {
+        let mut run = Run::new(980);
         run.begin(0x100);
-        run.rows(3);
-        assert_eq!(run.take(), (3, 0x10, Some(3)));
+        run.rows(6);
+        assert_eq!(run.take(), (6, 0x10, Some(6)));
         run.rows(1);
         assert!(!run.builder.is_full());
         run.rows(1);
         assert!(run.builder.is_full());
-        assert_eq!(run.take(), (2, 0x10, Some(5)));
+        assert_eq!(run.take(), (2, 0x10, Some(8)));
         run.commit(0x100);
         run.begin(0x200);
-        run.rows(2);
+        run.rows(5);
         assert!(!run.builder.is_full(), "whole batches again");
     }
 
