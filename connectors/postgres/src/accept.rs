@@ -8,10 +8,9 @@ use crate::dropped::DroppedSlots;
 use crate::error::{Context, history_lost};
 use crate::history::Decision;
 use crate::loss::{Gap, Loss, WayOn};
-use crate::pgwire::{ReplicationConnection, WireError};
+use crate::pgwire::ReplicationConnection;
 use crate::session::Session;
 use crate::source::Gathered;
-use crate::streaming::UNDEFINED_OBJECT;
 use crate::tls;
 
 /// What keeps a source from going on.
@@ -84,8 +83,7 @@ async fn is_unpassable(
     );
     match replication.query(&sql).await {
         Ok(_) => Ok(false),
-        Err(WireError::PublicationSkipped(_)) => Ok(true),
-        Err(WireError::Server(error)) if error.code == UNDEFINED_OBJECT => Ok(true),
+        Err(error) if error.is_missing_publication() => Ok(true),
         Err(error) => Err(error).doing(|| format!("look into slot {}", config.slot)),
     }
 }

@@ -29,8 +29,6 @@ use crate::watchdog::{Pulse, Watchdog};
 
 /// Time between two looks at the publication: nothing in the stream says that a table left it.
 const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
-/// `undefined_object`: what a publication is that was dropped.
-pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 
 /// `undefined_function`: an array whose elements have no binary form.
 const UNDEFINED_FUNCTION: &str = "42883";
@@ -344,8 +342,7 @@ impl Streaming {
 
     fn stream_failed(&self, error: FeedError) -> Error {
         let action = || format!("read slot {}", self.config.slot);
-        let refused = |error: &FeedError| matches!(error, FeedError::Wire(WireError::Server(server)) if server.code == UNDEFINED_OBJECT);
-        if refused(&error) || matches!(error, FeedError::Wire(WireError::PublicationSkipped(_))) {
+        if matches!(&error, FeedError::Wire(wire) if wire.is_missing_publication()) {
             tracing::error!(slot = self.config.slot, "the publication is missing");
             let (log, end) = (self.builder.confirmed(), self.stats.wal_end());
             return self.lost(Loss::PublicationMissing { log, end });

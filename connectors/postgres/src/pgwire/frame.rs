@@ -9,6 +9,8 @@ use crate::fields::Fields;
 
 /// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped.
 pub(super) const SKIPPED_PUBLICATION: &str = "55000";
+/// `undefined_object`: the code of the error that a publication does not exist, up to PostgreSQL 17.
+const UNDEFINED_OBJECT: &str = "42704";
 
 /// A message of the server: a tag and what it says.
 #[derive(Debug)]
@@ -44,6 +46,14 @@ pub(crate) enum WireError {
     FrameTooLong(usize),
     #[error("the server sent message {tag:?} during {during}")]
     Unexpected { tag: char, during: &'static str },
+}
+
+impl WireError {
+    /// Whether the publication does not exist at the place in the WAL that was decoded.
+    pub(crate) fn is_missing_publication(&self) -> bool {
+        matches!(self, Self::PublicationSkipped(_))
+            || matches!(self, Self::Server(error) if error.code == UNDEFINED_OBJECT)
+    }
 }
 
 impl From<io::Error> for WireError {
