@@ -324,10 +324,8 @@ impl<'a> RowChange<'a> {
         writer: &mut RowWriter,
         mut push: impl FnMut(Change, Option<Box<Missing>>),
     ) -> Result<()> {
-        let (old_key, before) = match &self.old {
-            Some(old) => (Some(self.key(writer, old)?), Some(self.record(writer, old)?)),
-            None => (None, None),
-        };
+        let (before, old_key) =
+            self.old.as_ref().map(|old| self.records(writer, old)).transpose()?.unzip();
         let Self { relation, op, old, new, sent } = self;
         let Some(new) = new else {
             let key = old_key.ok_or_else(|| bug("read the stream", "a delete without a key"))?;
@@ -345,9 +343,8 @@ impl<'a> RowChange<'a> {
         } else {
             (writer.key(&relation.layout, value).map_err(bad)?, None)
         };
-        let missing = Some(places).filter(|places| !places.is_empty());
         let full = matches!(old, Some(OldTuple::Full(_)));
-        let missing = missing.map(|places| {
+        let missing = (!places.is_empty()).then(|| {
             let key = match &sent {
                 Some((sent_old, Some(sent_new))) => key_texts(relation, sent_old, sent_new),
                 Some((_, None)) | None => key_texts(relation, &old, &new),
@@ -364,16 +361,10 @@ impl<'a> RowChange<'a> {
         Ok(())
     }
 
-    fn key(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
-        let value = |place: usize| old.tuple().value(place);
-        let key = writer.key(&self.relation.layout, value);
-        key.map_err(|bad| bad.error(&self.relation.layout, value))
-    }
-
-    fn record(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<Bytes> {
-        let value = |place: usize| old.tuple().value(place);
-        let row = writer.row(&self.relation.layout, old.tuple().values());
-        row.map_err(|bad| bad.error(&self.relation.layout, value))
+    /// The records of the row as it was, and of its key.
+    fn records(&self, writer: &mut RowWriter, old: &OldTuple) -> Result<(Bytes, Bytes)> {
+        let both = writer.row_and_key(&self.relation.layout, || old.tuple().values());
+        both.map_err(|bad| bad.error(&self.relation.layout, |place| old.tuple().value(place)))
     }
 }
 
