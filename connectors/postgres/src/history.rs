@@ -59,7 +59,7 @@ pub(crate) struct Facts<'a> {
     /// Whether the publication is there.
     pub(crate) publication: bool,
     /// By which rows it publishes the tables.
-    pub(crate) found: Option<&'a Found>,
+    pub(crate) found: &'a Found,
     /// When and why the guard dropped the slot, if that is why it is missing.
     pub(crate) dropped: Option<&'a str>,
     pub(crate) server: Identity,
@@ -147,9 +147,8 @@ impl Facts<'_> {
         if !self.publication {
             return Err(Loss::PublicationMissing { log: from, end });
         }
-        let before = cursor.membership.as_ref();
-        let changed = before.zip(self.found).and_then(|(before, found)| {
-            let what = found.changed_since(before)?;
+        let changed = cursor.membership.as_ref().and_then(|before| {
+            let what = self.found.changed_since(before)?;
             Some(Loss::PublicationChanged { what, since: before.at, end })
         });
         changed.map_or(Ok(plan), Err)

@@ -263,6 +263,10 @@ async fn position(client: &Client) -> Result<(Lsn, bool)> {
 pub(crate) mod tests {
     use super::*;
 
+    /// No table was looked at.
+    pub(crate) const NOTHING: &Found =
+        &Found { at: Lsn(0), publications: BTreeMap::new(), tables: Vec::new() };
+
     /// Tables 5, 6, … of publication `p`, whose row has these numbers; one that is not published
     /// has no mark.
     pub(crate) fn found((oid, xmin): (u32, u32), marks: &[Option<u32>]) -> Found {

@@ -7,6 +7,7 @@ use anabranch_core::Split;
 use super::*;
 use crate::batch::tests::cursor;
 use crate::loss::Gap;
+use crate::membership::tests::{NOTHING, found};
 
 const SERVER: Identity = Identity { system_id: 1, timeline: 1, flushed: Lsn(0x1000) };
 /// Timeline 1 ended at 0x100, timeline 2 at 0x400.
@@ -30,7 +31,7 @@ fn slot() -> Slot {
 
 fn facts<'a>(cursor: Option<&'a SourceCursor>, slot: Option<&'a Slot>) -> Facts<'a> {
     let names = ("s", "db");
-    let (publication, found, dropped) = (true, None, None);
+    let (publication, found, dropped) = (true, NOTHING, None);
     Facts { cursor, slot, publication, found, dropped, server: SERVER, ancestors: &[], names }
 }
 
@@ -307,13 +308,12 @@ fn a_history_file_lists_where_timelines_ended() {
 
 #[test]
 fn a_publication_that_changed_is_lost_and_goes_on_where_the_log_stands() {
-    use crate::membership::tests::found;
     let (then, now) = (found((1, 741), &[Some(741)]), found((1, 741), &[Some(750)]));
     let at = SourceCursor { membership: then.membership(), split: split_at(0x800), ..cursor() };
     let slot = Slot { confirmed_flush: Some(Lsn(0x8)), ..slot() };
-    let facts = Facts { found: Some(&then), ..facts(Some(&at), Some(&slot)) };
+    let facts = Facts { found: &then, ..facts(Some(&at), Some(&slot)) };
     assert_eq!(facts.decide().unwrap(), Decision::Go(Plan::Stream));
-    let facts = Facts { found: Some(&now), ..facts };
+    let facts = Facts { found: &now, ..facts };
     let Decision::Lost(loss) = facts.decide().unwrap() else { panic!("it changed") };
     assert_eq!(loss.name(), "publication_changed");
     let Some(Plan::Turn(turned)) = facts.accept(&loss, WayOn::Gap) else { panic!("a gap") };

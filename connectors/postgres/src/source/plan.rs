@@ -67,7 +67,7 @@ impl Gathered {
             cursor,
             slot: self.slot.as_ref(),
             publication: self.publication,
-            found: Some(&self.found),
+            found: &self.found,
             dropped: self.dropped.as_deref(),
             server: self.identity,
             ancestors: &self.ancestors,
