@@ -15,6 +15,8 @@ use bytes::Bytes;
 use crate::pgoutput::{InStream, Message, Tuple, decode, in_stream};
 
 pub use stream::stream;
+#[cfg(test)]
+pub(crate) use values::codecs;
 pub use values::values;
 
 /// Any bytes are a message, within a block of a streamed transaction or outside of one, or an error.

@@ -55,7 +55,8 @@ fn policies(choice: u8) -> ValuePolicies {
     }
 }
 
-fn codecs() -> Vec<Codec> {
+/// Every kind of type.
+pub(crate) fn codecs() -> Vec<Codec> {
     let price = || Codec::Decimal { precision: 5, scale: 2 };
     let array = |element, delimiter| Codec::Array { element: Box::new(element), delimiter };
     let part = |name: &str, type_oid, codec| Part { name: name.to_owned(), type_oid, codec };
@@ -114,7 +115,13 @@ fn codecs() -> Vec<Codec> {
         array(composite(), b','),
         composite(),
     ];
-    plain.into_iter().chain(spelt.map(Codec::Spelt)).collect()
+    // Behind the others, whose places the corpus knows.
+    let more = [
+        Codec::Decimal { precision: 38, scale: 38 },
+        Codec::Decimal { precision: 76, scale: 3 },
+        Codec::Multirange(Box::new(Codec::Text)),
+    ];
+    plain.into_iter().chain(spelt.map(Codec::Spelt)).chain(more).collect()
 }
 
 fn case(codec: Codec) -> Option<Case> {

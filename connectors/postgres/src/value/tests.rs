@@ -3,6 +3,7 @@
 use anabranch_core::avro::write;
 
 use super::*;
+use crate::fuzzing::codecs;
 
 fn encoded(policies: ValuePolicies, codec: &Codec, text: &[u8]) -> Result<Vec<u8>, ValueError> {
     let mut out = Vec::new();
@@ -215,42 +216,6 @@ fn what_postgresql_does_not_write_is_malformed() {
         let refused = codec == Codec::Bytes || binary(&codec, value.as_bytes()).is_err();
         assert!(refused, "{codec:?} {value}");
     }
-}
-
-fn codecs() -> Vec<Codec> {
-    let part = |codec| Part { name: "a".into(), type_oid: 0, codec };
-    let mut codecs = vec![
-        Codec::Bool,
-        Codec::Int64,
-        Codec::Float64,
-        Codec::Decimal { precision: 38, scale: 38 },
-        Codec::Decimal { precision: 76, scale: 3 },
-        Codec::Money,
-        Codec::Bytes,
-        Codec::Uuid,
-        Codec::Date,
-        Codec::Time,
-        Codec::Timestamp,
-        Codec::TimestampTz,
-        Codec::Interval,
-        Codec::Hstore,
-        Codec::Vector,
-        Codec::Range(Box::new(Codec::Int32)),
-        Codec::Multirange(Box::new(Codec::Text)),
-        Codec::Composite(vec![part(Codec::Int32), part(Codec::Text)]),
-        array(Codec::Int32),
-    ];
-    let spellings = [
-        Spelling::Numeric,
-        Spelling::Unsigned64,
-        Spelling::Lsn,
-        Spelling::TimeTz,
-        Spelling::Inet,
-        Spelling::MacAddr,
-        Spelling::Bits,
-    ];
-    codecs.extend(spellings.map(Codec::Spelt));
-    codecs
 }
 
 proptest::proptest! {
