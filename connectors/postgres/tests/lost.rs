@@ -14,8 +14,7 @@ async fn followed() -> (Database, Replica) {
 pub(crate) async fn follow(database: Database) -> (Database, Replica) {
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
-    let replica = follower.kill();
-    database.wait_for(&format!("select not active {}", from_slot(&database))).await;
+    let replica = follower.release(&database).await;
     (database, replica)
 }
 
@@ -73,8 +72,7 @@ pub(crate) async fn accepted(
     follower.catch_up(database).await;
     let after = follower.replica.cursor.clone().unwrap();
     assert_eq!((Some(after.epoch), after.log), (epoch, log));
-    let replica = follower.kill();
-    database.wait_for(&format!("select not active {}", from_slot(database))).await;
+    let replica = follower.release(database).await;
     assert!(diagnose(&database.config, &after, None).await.unwrap().is_none(), "nothing is left");
     let slot = &database.config.slot;
     let twin = replica.twin();
@@ -231,17 +229,12 @@ async fn a_publication_that_was_dropped_while_it_is_read() {
     database.run("drop publication anabranch; insert into t values (2)").await;
     // It is there again, and the slot comes by the place where it was not.
     database.run("create publication anabranch for table t").await;
-    let error = loop {
-        if let Err(error) = follower.step().await {
-            break error;
-        }
-    };
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     let report = error.report();
     assert!(report.contains("even after it is created again"), "{report}");
     assert!(report.contains("anabranch source accept --snapshot"), "{report}");
-    let replica = follower.kill();
-    database.wait_for(&format!("select not active {}", from_slot(&database))).await;
+    let replica = follower.release(&database).await;
     let found =
         diagnose(&database.config, replica.cursor.as_ref().unwrap(), None).await.unwrap().unwrap();
     assert_eq!(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anabranch_core::{Epoch, Error, ErrorKind, Phase, Source as _};
+use anabranch_core::{Epoch, ErrorKind, Phase, Source as _};
 use anabranch_postgres::{Acceptance, OnLost, WayOn, diagnose};
 
 use crate::lost::{accepted, follow, from_slot, lost_until_snapshot, moved, named, refused};
@@ -23,15 +23,6 @@ async fn followed() -> (Database, Replica) {
     follow(Database::new(TABLES, &["public.t", "public.u"]).await).await
 }
 
-/// Reads until it fails.
-async fn failure(follower: &mut Follower) -> Error {
-    loop {
-        if let Err(error) = follower.step().await {
-            return error;
-        }
-    }
-}
-
 /// Reads for longer than a look takes to come.
 async fn looked(follower: &mut Follower) {
     let reading = async {
@@ -40,12 +31,6 @@ async fn looked(follower: &mut Follower) {
         }
     };
     tokio::time::timeout(LOOK, reading).await.unwrap_err();
-}
-
-async fn released(database: &Database, follower: Follower) -> Replica {
-    let replica = follower.kill();
-    database.wait_for(&format!("select not active {}", from_slot(database))).await;
-    replica
 }
 
 /// E7, while nobody reads: at the start everything looks right.
@@ -79,10 +64,10 @@ async fn a_table_that_was_out_between_two_looks_is_lost() {
     database.run("insert into t values (3)").await;
     follower.catch_up(&database).await;
     assert_eq!(follower.replica.letters(), "c", "row 3 and not row 2");
-    let error = failure(&mut follower).await;
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("public.t was taken out"), "{error:?}");
-    let replica = released(&database, follower).await;
+    let replica = follower.release(&database).await;
     lost_until_snapshot(database, replica, "publication_changed", "public.t was taken out").await;
 }
 
@@ -94,7 +79,7 @@ async fn a_table_that_was_out_during_the_copy_is_lost() {
         follower.step().await.unwrap();
     }
     database.run(OUT_AND_IN).await;
-    let error = failure(&mut follower).await;
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("public.t was taken out"), "{error:?}");
     drop(follower);
@@ -115,7 +100,7 @@ async fn kinds_of_changes_that_were_out_between_two_looks_are_lost() {
     let mut follower = Follower::start(&database, replica).await;
     follower.catch_up(&database).await;
     database.run(OTHER_KINDS).await;
-    let error = failure(&mut follower).await;
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("publication anabranch was altered"), "{error:?}");
     assert!(follower.replica.letters().is_empty(), "the delete is missing");
@@ -218,7 +203,7 @@ async fn what_leaves_the_tables_published_is_no_loss() {
     ];
     let mut follower = Follower::start(&database, replica).await;
     for change in changes {
-        let replica = released(&database, follower).await;
+        let replica = follower.release(&database).await;
         database.run(change).await;
         follower = Follower::start(&database, replica).await;
         follower.catch_up(&database).await;
@@ -246,7 +231,7 @@ async fn a_record_that_says_nothing_takes_what_is_found() {
     follower.step().await.unwrap();
     let at = follower.replica.cursor.as_ref().unwrap();
     assert!(at.membership.is_some(), "it is in the record before anything else");
-    let replica = released(&database, follower).await;
+    let replica = follower.release(&database).await;
     database.run("alter publication anabranch drop table u").await;
     database.run("alter publication anabranch add table only u").await;
     named(&database, &replica, "publication_changed", "public.u was taken out").await;
@@ -287,7 +272,7 @@ async fn a_publication_of_all_tables_made_again_is_lost() {
 async fn follow_on(database: Database, replica: Replica) -> (Database, Replica) {
     let mut follower = Follower::start(&database, replica).await;
     follower.catch_up(&database).await;
-    let replica = released(&database, follower).await;
+    let replica = follower.release(&database).await;
     (database, replica)
 }
 
@@ -338,7 +323,7 @@ async fn the_policy_covers_what_is_found_while_reading() {
         let mut follower = Follower::start(&database, replica).await;
         follower.catch_up(&database).await;
         database.run(change).await;
-        let error = failure(&mut follower).await;
+        let error = follower.failure().await;
         assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
         assert!(error.report().contains("publication"), "{error:?}");
         follower.source.seek(follower.replica.cursor.clone()).await.unwrap();
@@ -363,10 +348,10 @@ async fn a_gap_of_the_slot_does_not_cover_one_of_the_publication() {
     let found = named(&database, &replica, "slot_ahead", "beyond the log's position").await;
     let all = vec![Acceptance { gap: found.gap.clone(), way: WayOn::Gap }];
     let mut follower = Follower::accepting(&database, replica, all).await.unwrap();
-    let error = failure(&mut follower).await;
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("public.t was taken out"), "{error:?}");
-    let replica = released(&database, follower).await;
+    let replica = follower.release(&database).await;
     assert_eq!(replica.cursor.as_ref().unwrap().epoch, Epoch(1));
     lost_until_snapshot(database, replica, "publication_changed", "public.t was taken out").await;
 }

@@ -1,6 +1,6 @@
 //! Publications that change under a source.
 
-use anabranch_core::{Error, ErrorKind};
+use anabranch_core::ErrorKind;
 
 use crate::support::{Database, Follower, Replica};
 
@@ -13,14 +13,6 @@ async fn followed() -> (Database, Follower) {
     (database, follower)
 }
 
-async fn failure(mut follower: Follower) -> Error {
-    loop {
-        if let Err(error) = follower.step().await {
-            return error;
-        }
-    }
-}
-
 const MADE_AGAIN: &str = "drop publication anabranch; insert into t values (1);
     create publication anabranch for table t; insert into t values (2)";
 
@@ -28,9 +20,9 @@ const MADE_AGAIN: &str = "drop publication anabranch; insert into t values (1);
 /// again: that is said at once, and not tried for ever.
 #[tokio::test]
 async fn a_publication_made_again_while_it_is_read_is_lost() {
-    let (database, follower) = followed().await;
+    let (database, mut follower) = followed().await;
     database.run(MADE_AGAIN).await;
-    let error = failure(follower).await;
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     let report = error.report();
     assert!(
@@ -47,7 +39,7 @@ async fn a_publication_made_again_while_nobody_reads_is_lost() {
     let replica = follower.kill();
     database.run(MADE_AGAIN).await;
     let error = match Follower::try_start(&database, replica).await {
-        Ok(follower) => failure(follower).await,
+        Ok(mut follower) => follower.failure().await,
         Err(error) => error,
     };
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
@@ -83,11 +75,7 @@ async fn a_table_taken_out_of_the_publication_is_noticed() {
         .run("alter publication anabranch add table u; alter publication anabranch drop table t")
         .await;
     database.run("insert into t values (2)").await;
-    let error = loop {
-        if let Err(error) = follower.step().await {
-            break error;
-        }
-    };
+    let error = follower.failure().await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
     assert!(error.report().contains("does not publish public.t"), "{error:?}");
     // While it is out that is said at a start, too; and once it is in again, that there is a gap.

@@ -10,8 +10,7 @@ async fn followed(cluster: &Cluster) -> (Database, Replica) {
     let database = cluster.database(TABLE, &["public.t"]).await;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
-    let replica = follower.kill();
-    database.wait_for(&format!("select not active {}", slot(&database))).await;
+    let replica = follower.release(&database).await;
     (database, replica)
 }
 

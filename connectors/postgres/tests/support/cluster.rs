@@ -6,10 +6,11 @@
 //!      └ set · stop · kill · start · backup · put_back    promote · has_replayed · timeline
 //! ```
 //!
-//! The daemon's tests, in `tests/` of the workspace, have them as well. The programs come from `ANABRANCH_TEST_POSTGRES_BIN` and run as an unprivileged user. Logical
-//! decoding is on, and everybody on the loopback interface is let in without a password. A start
-//! takes a second or two, so a test shares one among its cases. The invariant: server and files
-//! are gone when the `Cluster` is dropped, or its thread ends, however the test ended.
+//! The daemon's tests, in `tests/` of the workspace, have them as well. The programs come from
+//! `ANABRANCH_TEST_POSTGRES_BIN` and run as an unprivileged user. Logical decoding is on, and
+//! everybody on the loopback interface is let in without a password. A start takes a second or two,
+//! so a test shares one among its cases. The invariant: server and files are gone when the `Cluster`
+//! is dropped, or its thread ends, however the test ended.
 //!
 //! A failover, as a test writes it:
 //!

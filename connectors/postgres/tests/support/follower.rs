@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_core::{
-    Change, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, Source, SourceCursor, Table,
-    Version,
+    Change, Error, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, Source, SourceCursor,
+    Table, Version,
 };
 use anabranch_postgres::{Acceptance, PostgresSource};
 use bytes::Bytes;
@@ -190,9 +190,27 @@ impl Follower {
         }
     }
 
+    /// Reads until it fails.
+    pub(crate) async fn failure(&mut self) -> Error {
+        loop {
+            if let Err(error) = self.step().await {
+                return error;
+            }
+        }
+    }
+
     /// Dies, and leaves what is durable.
     pub(crate) fn kill(self) -> Replica {
         self.replica
+    }
+
+    /// The same, and waits until the server has let the slot go.
+    pub(crate) async fn release(self, database: &Database) -> Replica {
+        let replica = self.kill();
+        let slot = &database.config.slot;
+        let free = "select not active from pg_replication_slots where slot_name";
+        database.wait_for(&format!("{free} = '{slot}'")).await;
+        replica
     }
 }
 
