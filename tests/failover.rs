@@ -5,13 +5,11 @@
 //!                    └ after the failover ──▶ standby, promoted
 //! ```
 
-use anabranch::status::Report;
-
 use crate::support::forwarder::Forwarder;
 use crate::support::log::{raw_records, read_topic, topics};
 use crate::support::servers::Cluster;
 use crate::support::services;
-use crate::support::world::World;
+use crate::support::world::{World, parked};
 
 const TABLES: [&str; 2] = ["public.t", "public.u"];
 const SCHEMA: &str = "
@@ -103,11 +101,6 @@ async fn stores_end_equal_to_a_promoted_standby_that_never_got_what_they_have() 
     assert_eq!(t.matches('r').count(), 20 + 5, "{t}");
     assert_eq!(u.matches('r').count(), 50 + 51, "copied again, after its TRUNCATE: {u}");
     world.stop().await;
-}
-
-fn parked(report: &Report) -> Option<&str> {
-    let state = &report.source.as_ref()?.state;
-    state.error().filter(|_| state.word() == "PARKED")
 }
 
 /// The daemon is stopped, and its configuration names the other server: the way without an address

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anabranch::status::Report;
-
 use crate::support::services;
-use crate::support::world::World;
+use crate::support::world::{World, parked};
 
 const SCHEMA: &str = "
     CREATE TABLE t (id int PRIMARY KEY, v text);
@@ -48,10 +46,6 @@ async fn a_daemon_that_waits_takes_over_within_five_seconds() {
     world.stop().await;
 }
 
-fn is_parked(report: &Report) -> bool {
-    report.source.as_ref().is_some_and(|source| source.state.word() == "PARKED")
-}
-
 /// Somebody drops the slot. The source is parked by name; told to, it copies again into the same log,
 /// and what was deleted while nobody looked leaves the stores.
 #[tokio::test]
@@ -64,14 +58,14 @@ async fn a_gap_that_a_person_accepts_ends_with_equal_stores() {
     world.run("SELECT pg_drop_replication_slot(current_database())").await;
     world.run("DELETE FROM t WHERE id < 20; UPDATE t SET v = 'unseen' WHERE id > 40").await;
     world.start();
-    let parked = world.wait_status("the source is parked", is_parked).await;
-    let error = parked.source.unwrap().state.error().unwrap().to_owned();
+    let report = world.wait_status("the source is parked", |report| parked(report).is_some()).await;
+    let error = parked(&report).unwrap();
     assert!(error.contains("the slot does not exist"), "{error}");
     assert!(error.contains("anabranch source accept"), "{error}");
     // Looking changes nothing.
     let said = world.must(&["source", "accept", "--snapshot"]).await;
     assert!(said.contains("copies every table") && said.contains("nothing was done"), "{said}");
-    assert!(world.status().await.as_ref().is_some_and(is_parked));
+    assert!(world.status().await.as_ref().and_then(parked).is_some());
     world.must(&["source", "accept", "--snapshot", "--yes"]).await;
     world.wait_equal().await;
     world.run("INSERT INTO t VALUES (100, 'and goes on')").await;

@@ -303,6 +303,12 @@ root = "{lake}"
     }
 }
 
+/// Why the source is parked, if it is.
+pub fn parked(report: &Report) -> Option<&str> {
+    let state = &report.source.as_ref()?.state;
+    state.error().filter(|_| state.word() == "PARKED")
+}
+
 /// Sends a signal to a process of this test.
 pub fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
