@@ -26,11 +26,12 @@ pub(crate) struct Slot {
     pub(crate) confirmed_flush: Option<Lsn>,
     /// Whether it is the copy of a primary's slot; `None` before PostgreSQL 17.
     pub(crate) synced: Option<bool>,
-    /// `invalidation_reason`, from PostgreSQL 17 on; on 16 that it conflicts with recovery.
+    /// `invalidation_reason`, from PostgreSQL 17 on; on 16 `wal_removed` or that it conflicts.
     pub(crate) invalidation: Option<String>,
 }
 
-// Later releases have more columns; a row as JSON has those there are.
+// Later releases have more columns; a row as JSON has those there are. On 16 `conflicting` is said of
+// any slot that was invalidated, and one whose WAL was removed has no `restart_lsn` any more.
 const SLOT: &str = "
     select slot_name::text, plugin::text, database::text, temporary, active_pid, wal_status,
            confirmed_flush_lsn::text,
@@ -38,7 +39,8 @@ const SLOT: &str = "
             from pg_stat_activity where pid = active_pid) as holder,
            (to_jsonb(s) ->> 'synced')::bool as synced,
            coalesce(to_jsonb(s) ->> 'invalidation_reason',
-                    case when (to_jsonb(s) ->> 'conflicting')::bool then 'conflicting' end)
+                    case when (to_jsonb(s) ->> 'conflicting')::bool then
+                      case when restart_lsn is null then 'wal_removed' else 'conflicting' end end)
            as invalidation
     from pg_replication_slots s where slot_name = $1";
 
