@@ -18,6 +18,9 @@ use serde::{Deserialize, Deserializer};
 use crate::config::PostgresConfig;
 use crate::value::Codec;
 
+/// `undefined_function`: an array whose elements have no binary form.
+pub(crate) const NO_BINARY_FORM: &str = "42883";
+
 /// `[source] binary`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BinaryFormat {

@@ -32,6 +32,9 @@ impl<T> Context<T> for Result<T, WireError> {
     }
 }
 
+/// `undefined_file`: of a walsender, that WAL was removed which somebody asked it for.
+const UNDEFINED_FILE: &str = "58P01";
+
 /// A mistake in our own reasoning about the protocol or the data.
 pub(crate) fn bug(action: impl Into<String>, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Bug, action).with_source(why.into())
@@ -68,6 +71,9 @@ fn from_sql(error: tokio_postgres::Error, action: String) -> Error {
 
 pub(crate) fn from_wire(error: WireError, action: String) -> Error {
     match &error {
+        WireError::Server(server) if server.code == UNDEFINED_FILE => {
+            lost(action, format!("WAL that it needs is gone: {server}"))
+        }
         WireError::Server(server) => {
             let code = server.code.clone();
             with_sqlstate(Error::new(kind_of(&code), action).with_source(error), &code)
@@ -122,8 +128,6 @@ fn with_certificate_help(error: Error) -> Error {
 /// What a SQLSTATE asks for, by itself.
 fn kind_of(code: &str) -> ErrorKind {
     match code {
-        // The WAL that we asked for was removed.
-        "58P01" => ErrorKind::Lost,
         // Shutting down, starting up, crashed; too many clients; in use; timeouts and conflicts.
         "57P01" | "57P02" | "57P03" | "57014" | "55006" | "55P03" | "25006" => ErrorKind::Transient,
         other => match other.get(..2) {
@@ -160,7 +164,7 @@ mod tests {
             ("53300", ErrorKind::Transient),
             ("55006", ErrorKind::Transient),
             ("40001", ErrorKind::Transient),
-            ("58P01", ErrorKind::Lost),
+            (UNDEFINED_FILE, ErrorKind::Transient),
         ];
         for (code, kind) in cases {
             assert_eq!(kind_of(code), kind, "{code}");

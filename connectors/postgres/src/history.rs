@@ -72,6 +72,9 @@ impl Facts<'_> {
     /// Decides how to go on.
     pub(crate) fn decide(&self) -> Result<Decision> {
         let (name, database) = self.names;
+        if let Some(slot) = self.slot {
+            slot.check_ours(database)?;
+        }
         let Some(cursor) = self.cursor else {
             return Ok(match self.slot {
                 None => Decision::Go(Plan::Begin { epoch: Epoch(0) }),
@@ -85,7 +88,7 @@ impl Facts<'_> {
                 .with_help("set [source] slot back, or run `anabranch teardown` to begin anew"));
         }
         if let Some(slot) = self.slot {
-            slot.check_ours(database)?;
+            slot.check_single_phase()?;
         }
         let decision = match cursor.phase {
             Phase::Starting | Phase::Snapshot => {

@@ -22,7 +22,7 @@ pub(crate) use logical::Logical;
 pub(crate) use options::PluginOptions;
 pub(crate) use streamed::{InStream, StreamAbort, StreamCommit, StreamStart, in_stream};
 pub(crate) use tuple::{Tuple, TupleBuilder, Value};
-pub(crate) use two_phase::TwoPhase;
+pub(crate) use two_phase::{TwoPhase, refuse_two_phase};
 
 /// One message of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]

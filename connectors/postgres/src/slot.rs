@@ -7,6 +7,7 @@ use postgres_protocol::escape::escape_literal;
 use tokio_postgres::Client;
 
 use crate::error::Context;
+use crate::pgoutput::refuse_two_phase;
 
 /// A slot as `pg_replication_slots` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) struct Slot {
     pub(crate) database: Option<String>,
     /// It ends with the session that made it.
     pub(crate) temporary: bool,
+    /// It sends transactions when they are prepared; on PostgreSQL 14 pgoutput never does.
+    pub(crate) two_phase: bool,
     /// The walsender that uses it.
     pub(crate) active_pid: Option<i32>,
     /// Who that is.
@@ -35,6 +38,7 @@ pub(crate) struct Slot {
 const SLOT: &str = "
     select slot_name::text, plugin::text, database::text, temporary, active_pid, wal_status,
            confirmed_flush_lsn::text,
+           two_phase and current_setting('server_version_num')::int >= 150000 as two_phase,
            (select application_name || coalesce(' from ' || host(client_addr), '')
             from pg_stat_activity where pid = active_pid) as holder,
            (to_jsonb(s) ->> 'synced')::bool as synced,
@@ -57,6 +61,7 @@ impl Slot {
                 plugin: row.try_get("plugin")?,
                 database: row.try_get("database")?,
                 temporary: row.try_get("temporary")?,
+                two_phase: row.try_get("two_phase")?,
                 active_pid: row.try_get("active_pid")?,
                 holder: row.try_get("holder")?,
                 wal_status: row.try_get("wal_status")?,
@@ -102,6 +107,11 @@ impl Slot {
             .with_help("choose another name in [source] slot"))
     }
 
+    /// An error if it sends what may be rolled back yet.
+    pub(crate) fn check_single_phase(&self) -> Result<()> {
+        if self.two_phase { Err(refuse_two_phase(&self.name, "")) } else { Ok(()) }
+    }
+
     /// Why it is of no use any more.
     pub(crate) fn invalidated(&self) -> Option<String> {
         let lost = self.wal_status.as_deref() == Some("lost");
@@ -133,6 +143,7 @@ mod tests {
             plugin: Some("pgoutput".into()),
             database: Some("db".into()),
             temporary: false,
+            two_phase: false,
             active_pid: None,
             holder: None,
             wal_status: Some("reserved".into()),

@@ -155,7 +155,12 @@ impl PostgresSource {
         }
         let lock = Session::open(&self.config).await?;
         if !try_lock(&lock, &self.config.slot).await? {
-            return Err(lost_lock().with_source("another process has it now".to_owned()));
+            return Err(lost_lock()
+                .with_source(
+                    "another session has it now: a process that waited, or our own, which the \
+                     server has not given up yet",
+                )
+                .with_help("nothing, if another process reads this source: it is tried again"));
         }
         self.lock = lock;
         Ok(())

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::batch::BatchBuilder;
-use crate::binary::TextOnly;
+use crate::binary::{NO_BINARY_FORM, TextOnly};
 use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{OnLost, PostgresConfig, StreamingMode};
-use crate::error::{Context, history_lost, lost};
+use crate::error::{Context, from_wire, history_lost, lost};
 use crate::feed::{Fed, Feed, FeedError};
 use crate::loss::Loss;
 use crate::membership::{self, Found};
@@ -30,8 +30,9 @@ use crate::watchdog::{Pulse, Watchdog};
 /// Time between two looks at the publication: nothing in the stream says that a table left it.
 const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// `undefined_function`: an array whose elements have no binary form.
-const UNDEFINED_FUNCTION: &str = "42883";
+/// What the server says of a slot that it has invalidated (`object_not_in_prerequisite_state`), and
+/// of one that is missing (`undefined_object`).
+const SLOT_LOST: [&str; 2] = ["55000", "42704"];
 
 /// A running stream and what is made of it.
 pub(crate) struct Streaming {
@@ -64,6 +65,18 @@ enum Turn<'a> {
     Abandoned,
 }
 
+/// A slot that was lost while the tables were copied, or since the plan was made, is found by the
+/// plan of the next attempt, and lost by its name.
+fn not_started(error: WireError, slot: &str) -> Error {
+    let action = format!("start replication from slot {slot}");
+    if let WireError::Server(server) = &error
+        && SLOT_LOST.contains(&server.code.as_str())
+    {
+        return Error::new(ErrorKind::Transient, action).with_source(error);
+    }
+    from_wire(error, action)
+}
+
 impl Streaming {
     /// Starts replication after `cursor`.
     pub(crate) async fn start(run: Run, cursor: SourceCursor) -> Result<Self> {
@@ -81,7 +94,7 @@ impl Streaming {
             text_only,
             ..
         } = run;
-        // It is in the log's position record already.
+        // The log's position record says it, or nothing that the slot has not confirmed itself.
         if cursor.phase == anabranch_core::Phase::Streaming {
             durable.confirm(cursor.confirm);
         }
@@ -93,7 +106,7 @@ impl Streaming {
         let stream = replication
             .start((&config.slot, &options), cursor.confirm, durable)
             .await
-            .doing(|| format!("start replication from slot {}", config.slot))?;
+            .map_err(|error| not_started(error, &config.slot))?;
         let watchdog = pulse.guard(config.watchdog, socket)?;
         let writer = || RowWriter::new(config.values, Arc::clone(&stats));
         let assembler = Assembler::new(cursor.epoch, cursor.confirm, cursor.split.clone())
@@ -348,7 +361,7 @@ impl Streaming {
             return self.lost(Loss::PublicationMissing { log, end });
         }
         if let FeedError::Wire(WireError::Server(server)) = &error
-            && server.code == UNDEFINED_FUNCTION
+            && server.code == NO_BINARY_FORM
             && self.binary
         {
             return self.text_only.fall_back(server.to_string());

@@ -65,13 +65,8 @@ async fn leftovers(
     config: &PostgresConfig,
 ) -> Result<(Option<Slot>, Vec<(String, Owner)>)> {
     let slot = Slot::read(client, &config.slot).await?;
-    if let Some(slot) = &slot
-        && (slot.plugin.as_deref() != Some("pgoutput")
-            || slot.database.as_deref() != Some(&config.endpoint()?.database))
-    {
-        return Err(Error::new(ErrorKind::Config, format!("drop slot {}", slot.name))
-            .with_source("it was made by somebody else")
-            .with_help("choose another name in [source] slot"));
+    if let Some(slot) = &slot {
+        slot.check_ours(&config.database()?)?;
     }
     let names = [config.publication.clone(), config.append_publication()];
     Ok((slot, owners(client, &names).await?))

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::catalog::{Catalog, Relation};
 use crate::error::{bug, lost};
+use crate::loss::Loss;
 use crate::pgoutput::{Begin, Commit, Message, OldTuple, Tuple, Value};
 use crate::row::{BadValue, RowWriter};
 use crate::value::literal;
@@ -169,7 +170,7 @@ impl Assembler {
         }
         let epoch = self.epoch.at(self.begun, lsn).ok_or_else(|| {
             let why = "256 epochs have begun in this log, and its versions can tell no more apart";
-            lost(format!("number the changes at {lsn}"), why)
+            lost(format!("number the changes at {lsn}"), why).with_help(Loss::EpochsUsedUp.help())
         })?;
         let resumed = match self.resumed.take() {
             Some(split) if split.commit_lsn == lsn => Some(split),

@@ -11,7 +11,7 @@ const TABLE: &str = "create table t (id int primary key, v text)";
 
 /// There is a finding of this level and subject that has `needle` in what was seen or what helps.
 #[track_caller]
-fn finds(findings: &[Finding], (level, subject): (Level, &str), needle: &str) {
+pub(crate) fn finds(findings: &[Finding], (level, subject): (Level, &str), needle: &str) {
     let subject = format!("source: {subject}");
     let found = findings.iter().any(|found| {
         found.level == level

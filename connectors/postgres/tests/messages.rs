@@ -1,19 +1,13 @@
 //! What the plugin sends beside rows: messages of `pg_logical_emit_message`, and the steps of
 //! two-phase commits.
 
-use anabranch_core::{Change, Error, ErrorKind};
+use anabranch_core::{Change, ErrorKind, Level};
+use anabranch_postgres::check;
 
+use crate::check::finds;
 use crate::support::{Database, Follower, Replica, truth};
 
 const TABLE: &str = "create table t (id int primary key)";
-
-async fn error_of(follower: &mut Follower) -> Error {
-    loop {
-        if let Err(error) = follower.step().await {
-            return error;
-        }
-    }
-}
 
 /// The ids of table `t` in the order of the events since the snapshot.
 fn ids(replica: &Replica) -> Vec<u8> {
@@ -102,28 +96,22 @@ async fn a_slot_made_with_two_phase_is_refused_and_mended_without_loss() {
     );
     // As if it had been so from the beginning.
     replica.cursor.as_mut().unwrap().confirm = database.text(&remade).await.parse().unwrap();
-    let mut follower = Follower::start(&database, replica).await;
     database.run(&format!("begin; insert into t values (1); prepare transaction '{slot}'")).await;
     database.run("insert into t values (2)").await;
-    let version: u32 = database.text("show server_version_num").await.parse().unwrap();
     // PostgreSQL 14 has such slots, and its plugin pays no heed.
-    let replica = if version < 150_000 {
-        follower.catch_up(&database).await;
-        follower.kill()
-    } else {
-        let error = error_of(&mut follower).await;
+    if database.version().await >= 15 {
+        let error = Follower::try_start(&database, replica.twin()).await.err().unwrap();
         let report = error.report();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(report.contains("two_phase = true") && report.contains(&slot), "{report}");
-        let replica = follower.kill();
-        database.wait_for(&free).await;
+        let findings = check(&database.config).await;
+        finds(&findings, (Level::Blocker, "slot"), "two_phase = true");
         let sql = report.split_once("loses nothing: ").unwrap().1;
         let sql = sql.split_once("; if it had failover").unwrap().0;
         for statement in sql.split("; ") {
             database.run(statement).await;
         }
-        replica
-    };
+    }
     let mut follower = Follower::start(&database, replica).await;
     follower.catch_up(&database).await;
     assert_eq!(ids(&follower.replica), [2], "what is prepared is not committed");

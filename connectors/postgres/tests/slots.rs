@@ -1,7 +1,9 @@
 //! Slots that others hold, that were invalidated, or that do not belong to the log any more.
 
-use anabranch_core::{Error, ErrorKind};
+use anabranch_core::{Error, ErrorKind, Level, Phase};
+use anabranch_postgres::check;
 
+use crate::check::finds;
 use crate::support::{Cluster, Database, Follower, Replica, Walsender, truth};
 
 const TABLE: &str = "create table t (id int primary key, v text); insert into t values (1, 'a')";
@@ -84,6 +86,43 @@ async fn a_slot_that_is_lost_while_it_is_read_is_lost_by_name() {
     let error = refused(&database, follower.kill()).await;
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("max_slot_wal_keep_size"), "{error:?}");
+}
+
+/// E10, before the stream begins: nobody reads the slot while the tables are copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_lost_while_the_tables_are_copied_is_lost_by_name() {
+    let cluster = Cluster::new(&[("max_slot_wal_keep_size", "32MB")]).await;
+    let sql = format!("{TABLE}; insert into t select n, 'x' from generate_series(100, 999) n");
+    let mut database = cluster.database(&sql, &["public.t"]).await;
+    database.config.batch_bytes_max = 1_000;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    while follower.replica.rows.is_empty() {
+        follower.step().await.unwrap();
+    }
+    let phase = |follower: &Follower| follower.replica.cursor.as_ref().unwrap().phase;
+    assert_eq!(phase(&follower), Phase::Snapshot);
+    overflow(&database).await;
+    let error = follower.failure().await;
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    assert_eq!(phase(&follower), Phase::Streaming);
+    let error = refused(&database, follower.kill()).await;
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    assert!(error.report().contains("max_slot_wal_keep_size"), "{error:?}");
+}
+
+/// Names of slots are those of the whole server: ours may be taken, by another database of ours.
+#[tokio::test]
+async fn a_slot_of_another_database_is_somebody_elses() {
+    let cluster = Cluster::new(&[]).await;
+    let (first, _) = followed(&cluster).await;
+    let mut second = cluster.database(TABLE, &["public.t"]).await;
+    second.config.slot.clone_from(&first.config.slot);
+    let error = refused(&second, Replica::default()).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    let report = error.report();
+    assert!(report.contains("made by somebody else") && report.contains("[source] slot"));
+    let findings = check(&second.config).await;
+    finds(&findings, (Level::Blocker, "slot"), "made by somebody else");
 }
 
 /// E4. A backup of the server is put back: its slot and its WAL are behind the log. (Promoted

@@ -22,6 +22,11 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
         findings.fine(subject, format!("{name} does not exist yet"));
         return Ok(());
     };
+    let database = facts.config.database()?;
+    if let Err(error) = slot.check_ours(&database).and_then(|()| slot.check_single_phase()) {
+        findings.blocker(subject, &error);
+        return Ok(());
+    }
     match slot.wal_status.as_deref().unwrap_or("reserved") {
         "lost" => findings.block(
             subject,

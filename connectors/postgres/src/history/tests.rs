@@ -20,6 +20,7 @@ fn slot() -> Slot {
         plugin: Some("pgoutput".into()),
         database: Some("db".into()),
         temporary: false,
+        two_phase: false,
         active_pid: None,
         holder: None,
         wal_status: Some("reserved".into()),

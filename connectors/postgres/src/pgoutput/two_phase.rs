@@ -60,35 +60,38 @@ pub(super) fn decode(tag: u8, fields: &mut Fields<'_>) -> Option<TwoPhase> {
 }
 
 impl TwoPhase {
-    /// The error that it is: what has been prepared may be rolled back yet, and a log cannot take
-    /// events back.
+    /// The error that it is.
     pub(crate) fn refuse(&self, slot: &str) -> Error {
         let what = match self.what {
             Prepared::Begin | Prepared::Complete | Prepared::Streamed => "was prepared",
             Prepared::Commit => "was committed after it had been prepared",
             Prepared::Rollback => "was rolled back after it had been prepared",
         };
-        let why = format!(
-            "the slot was created with two_phase = true, so that the server sends transactions \
-             before they commit: {:?}, transaction {}, {what} at {}",
-            self.gid, self.xid, self.lsn
-        );
-        let slot_sql = escape_literal(slot);
-        let slot_sql = slot_sql.trim_start();
-        // A copy has the position of the slot, and neither its two_phase nor its failover.
-        let sql = format!(
-            "select pg_copy_logical_replication_slot({slot_sql}, '{COPY}'); \
-             select pg_drop_replication_slot({slot_sql}); \
-             select pg_copy_logical_replication_slot('{COPY}', {slot_sql}); \
-             select pg_drop_replication_slot('{COPY}')"
-        );
-        Error::new(ErrorKind::Config, format!("read slot {slot}")).with_source(why).with_help(
-            format!(
-                "make it a slot without two_phase, which loses nothing: {sql}; if it had failover, \
-                 too: psql 'dbname=.. replication=database' -c 'ALTER_REPLICATION_SLOT {} \
-                 (FAILOVER true)'",
-                escape_identifier(slot)
-            ),
-        )
+        let (gid, xid, lsn) = (&self.gid, self.xid, self.lsn);
+        refuse_two_phase(slot, &format!(": {gid:?}, transaction {xid}, {what} at {lsn}"))
     }
+}
+
+/// The error that a slot with `two_phase` is: what has been prepared may be rolled back yet, and a log
+/// cannot take events back.
+pub(crate) fn refuse_two_phase(slot: &str, seen: &str) -> Error {
+    let slot_sql = escape_literal(slot);
+    let slot_sql = slot_sql.trim_start();
+    // A copy has the position of the slot, and neither its two_phase nor its failover.
+    let sql = format!(
+        "select pg_copy_logical_replication_slot({slot_sql}, '{COPY}'); \
+         select pg_drop_replication_slot({slot_sql}); \
+         select pg_copy_logical_replication_slot('{COPY}', {slot_sql}); \
+         select pg_drop_replication_slot('{COPY}')"
+    );
+    Error::new(ErrorKind::Config, format!("read slot {slot}"))
+        .with_source(format!(
+            "it was created with two_phase = true, so that the server sends transactions before \
+             they commit{seen}"
+        ))
+        .with_help(format!(
+            "make it a slot without two_phase, which loses nothing: {sql}; if it had failover, too: \
+             psql 'dbname=.. replication=database' -c 'ALTER_REPLICATION_SLOT {} (FAILOVER true)'",
+            escape_identifier(slot)
+        ))
 }
