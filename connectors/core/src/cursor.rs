@@ -104,7 +104,7 @@ pub enum Phase {
 pub struct Split {
     /// Its commit record.
     pub commit_lsn: Lsn,
-    /// The ordinal of the last event in the log.
+    /// The ordinal of the last event in the log; of a snapshot, how many of its rows are there.
     pub ordinal: u64,
     /// For each table (by oid) the part that its next row is in.
     pub parts: BTreeMap<u32, u8>,

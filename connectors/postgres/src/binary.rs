@@ -63,21 +63,23 @@ impl<'de> Deserialize<'de> for BinaryFormat {
 pub(crate) struct TextOnly(Arc<AtomicBool>);
 
 impl TextOnly {
-    /// Whether to begin the stream in binary; `codecs` are those of all columns in it. What is
-    /// masked is masked by its text.
+    /// Whether to begin the stream in binary; `codecs` are those of all columns in it.
     pub(crate) fn chooses_binary(&self, config: &PostgresConfig, codecs: &[Codec]) -> bool {
+        let binary = config.columns.is_empty() && self.reads_binary(config, codecs);
+        if config.binary == BinaryFormat::Always && !binary {
+            tracing::warn!("the stream is in text: not every column can be read in binary format");
+        }
+        binary
+    }
+
+    /// Whether rows of these columns are read in binary. What is masked is masked by its text.
+    pub(crate) fn reads_binary(&self, config: &PostgresConfig, codecs: &[Codec]) -> bool {
         let wanted = match config.binary {
             BinaryFormat::Never => false,
             BinaryFormat::Always => true,
             BinaryFormat::Auto => codecs.iter().any(Codec::gains_by_binary),
         };
-        let failed = self.0.load(Ordering::Relaxed);
-        let binary =
-            wanted && !failed && config.columns.is_empty() && codecs.iter().all(Codec::is_binary);
-        if config.binary == BinaryFormat::Always && !binary {
-            tracing::warn!("the stream is in text: not every column can be read in binary format");
-        }
-        binary
+        wanted && !self.0.load(Ordering::Relaxed) && codecs.iter().all(Codec::is_binary)
     }
 
     /// The stream has to begin again, in text.

@@ -1,7 +1,7 @@
 //! What the user says about the source database.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -22,6 +22,8 @@ const DEFAULT_NAME: &str = "anabranch";
 const DEFAULT_BATCH_BYTES_MAX: usize = 16 << 20;
 /// Milliseconds between two position records while nothing happens.
 const DEFAULT_IDLE_POSITION_MS: u64 = 5_000;
+/// Connections that copy the tables at once. Beyond four, what writes the log is the slower one.
+const DEFAULT_SNAPSHOT_SESSIONS: NonZeroUsize = NonZeroUsize::new(4).expect("not zero");
 /// The name of the column that tells the rows of append-only tables apart.
 const DEFAULT_APPEND_KEY: &str = "_row";
 /// What the name of the publication of append-only tables ends with.
@@ -88,6 +90,9 @@ pub struct PostgresConfig {
     /// How much WAL the slot may keep on the server.
     #[serde(default)]
     pub wal_guard: WalGuardConfig,
+    /// Connections that copy the tables at once.
+    #[serde(default = "default_snapshot_sessions")]
+    pub snapshot_sessions: NonZeroUsize,
     /// Rows that are looked up again in a second at most; no bound if absent.
     #[serde(default)]
     pub reread_rows_per_second_max: Option<NonZeroU32>,
@@ -155,6 +160,10 @@ fn default_name() -> String {
     DEFAULT_NAME.to_owned()
 }
 
+fn default_snapshot_sessions() -> NonZeroUsize {
+    DEFAULT_SNAPSHOT_SESSIONS
+}
+
 fn default_append_key() -> String {
     DEFAULT_APPEND_KEY.to_owned()
 }
@@ -190,6 +199,7 @@ impl PostgresConfig {
             streaming: StreamingMode::default(),
             spool: SpoolConfig::default(),
             wal_guard: WalGuardConfig::default(),
+            snapshot_sessions: default_snapshot_sessions(),
             reread_rows_per_second_max: None,
             heartbeat_ms: None,
             watchdog: WatchdogConfig::default(),

@@ -1,24 +1,23 @@
 //! Rows that are read from tables, on their way into batches of the log.
 //!
 //! ```text
-//! line of COPY ── Copying::row ──▶ op r ─┐
+//! row of COPY ─── Copying::row ──▶ op r ─┐
 //! key not found ─ Copying::gone ─▶ op d ─┼─▶ Copying::take ──▶ LogBatch
 //! table ───────── Copying::clear ▶ op t ─┘
 //! ```
 //!
-//! All of them stand at one commit LSN, below every transaction that follows, and count from 1.
+//! All of them stand at one commit LSN, below every transaction that follows, and no two rows have one
+//! ordinal.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use anabranch_core::{Change, Event, LogBatch, Op, Position, Result, Table, Transaction};
 use bytes::Bytes;
 
 use crate::catalog::Relation;
-use crate::copy_text;
+use crate::copy_row::{CopyFormat, CopyRow};
 use crate::error::bug;
 use crate::intake::append_key;
-use crate::pgoutput::Value;
 use crate::row::RowWriter;
 
 /// What is read, and not handed over yet.
@@ -27,8 +26,11 @@ pub(crate) struct Copying {
     pub(crate) position: Position,
     /// Of the rows that follow.
     pub(crate) part: u8,
+    /// From one row to the next.
+    stride: u64,
     transaction: Arc<Transaction>,
     writer: RowWriter,
+    row: CopyRow,
     batch: LogBatch,
     bytes: usize,
 }
@@ -42,7 +44,9 @@ impl Copying {
             position,
             part: 0,
             transaction: Arc::new(Transaction { xid: 0, commit_lsn, commit_us: began_us }),
+            stride: 1,
             writer: RowWriter::default(),
+            row: CopyRow::default(),
             batch: LogBatch { tables, ..LogBatch::default() },
             bytes: 0,
         }
@@ -53,40 +57,51 @@ impl Copying {
         Self { writer, ..self }
     }
 
+    /// The same, as one of `count` that copy at once: each numbers its rows as no other does.
+    pub(crate) fn one_of(mut self, (place, count): (u64, u64)) -> Self {
+        self.position.ordinal += place;
+        Self { stride: count, ..self }
+    }
+
     /// Every row that the log has of `table` is void.
     pub(crate) fn clear(&mut self, table: Arc<Table>) {
         self.push(table, Change::Truncate);
     }
 
-    /// Takes a line of COPY; returns the key of the row.
-    pub(crate) fn row(&mut self, relation: &Arc<Relation>, line: &Bytes) -> Result<Bytes> {
-        self.position.ordinal += 1;
-        let own_key = relation.is_append_only().then(|| append_key(self.position));
-        let own_key = own_key.map(|key| Some(Cow::Owned(key.into_bytes())));
-        let texts: Vec<Option<Cow<'_, [u8]>>> = own_key
-            .into_iter()
-            .chain(copy_text::values(line))
-            .enumerate()
-            .map(|(place, text)| text.map(|text| mask(relation, place, text)))
-            .collect();
-        if texts.len() != relation.table.columns.len() {
-            return Err(bug("read a copied row", "it has another number of columns"));
+    /// Takes a message of COPY; returns the key of the row, or `None` if there is none in it.
+    pub(crate) fn row(
+        &mut self,
+        relation: &Arc<Relation>,
+        format: CopyFormat,
+        message: &Bytes,
+    ) -> Result<Option<Bytes>> {
+        let action = || format!("read a copied row of {}", relation.table.full_name());
+        self.row.clear(format);
+        let own_key = usize::from(relation.is_append_only());
+        let next = Position { ordinal: self.position.ordinal + self.stride, ..self.position };
+        if own_key > 0 {
+            self.row.push_text(append_key(next).as_bytes());
         }
-        let values: Vec<Value<'_>> =
-            texts.iter().map(|text| text.as_deref().map_or(Value::Null, Value::Text)).collect();
-        let value = |place: usize| values.get(place).copied();
-        let table = &relation.table;
-        let both = self.writer.row_and_key(&relation.layout, || values.iter().copied());
+        let is_row = self.row.read(message, |place, text| relation.mask(place + own_key, text));
+        match is_row {
+            Ok(true) if self.row.len() == relation.table.columns.len() => {}
+            Ok(true) => return Err(bug(action(), "it has another number of columns")),
+            Ok(false) => return Ok(None),
+            Err(bad) => return Err(bug(action(), bad.to_string())),
+        }
+        self.position = next;
+        let value = |place: usize| self.row.values().nth(place);
+        let both = self.writer.row_and_key(&relation.layout, || self.row.values());
         let (row, key) = both.map_err(|bad| bad.error(&relation.layout, value))?;
         let (after, unchanged) = (Some(row), Vec::new());
         let change = Change::Row { op: Op::Read, key: key.clone(), before: None, after, unchanged };
-        self.push(Arc::clone(table), change);
-        Ok(key)
+        self.push(Arc::clone(&relation.table), change);
+        Ok(Some(key))
     }
 
     /// A row that was looked for is not there.
     pub(crate) fn gone(&mut self, table: &Arc<Table>, key: Bytes) {
-        self.position.ordinal += 1;
+        self.position.ordinal += self.stride;
         let (op, unchanged) = (Op::Delete, Vec::new());
         self.push(Arc::clone(table), Change::Row { op, key, before: None, after: None, unchanged });
     }
@@ -107,12 +122,5 @@ impl Copying {
         let event = Event { table, position: self.position, part: self.part, transaction, change };
         self.bytes += event.size();
         self.batch.events.push(event);
-    }
-}
-
-fn mask<'a>(relation: &Relation, place: usize, text: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
-    match text {
-        Cow::Borrowed(text) => relation.mask(place, text),
-        Cow::Owned(text) => Cow::Owned(relation.mask(place, &text).into_owned()),
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn is_unfit(error: &tokio_postgres::Error) -> bool {
     UNFIT.iter().any(|class| code.starts_with(class))
 }
 
-fn from_sql(error: tokio_postgres::Error, action: String) -> Error {
+pub(crate) fn from_sql(error: tokio_postgres::Error, action: String) -> Error {
     if let Some(server) = error.as_db_error() {
         let code = server.code().code().to_owned();
         return with_sqlstate(Error::new(kind_of(&code), action).with_source(error), &code);

@@ -139,6 +139,11 @@ impl Intake {
         self.append_only
     }
 
+    /// Whether no value is masked by its text.
+    pub(crate) fn keeps_values(&self) -> bool {
+        !self.fates.iter().any(|fate| matches!(fate, Fate::Mask(_)))
+    }
+
     /// The tuple of a row at `position`; `None` if it has another number of values, or one to mask
     /// in binary format, of which a mask can make nothing that equals what it makes of the text.
     pub(crate) fn admit(&self, tuple: &Tuple, position: Position) -> Option<Tuple> {

@@ -207,7 +207,11 @@ pub(crate) async fn require_published(
 
 /// `"schema"."table"`.
 pub(crate) fn quoted(table: &RawTable) -> String {
-    format!("{}.{}", escape_identifier(&table.schema), escape_identifier(&table.table))
+    quoted_name(&table.schema, &table.table)
+}
+
+pub(crate) fn quoted_name(schema: &str, table: &str) -> String {
+    format!("{}.{}", escape_identifier(schema), escape_identifier(table))
 }
 
 #[cfg(test)]

@@ -30,12 +30,13 @@ use futures::StreamExt;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{RawTable, Relation, load_by_name};
+use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
 use crate::error::{Context, bug, is_unfit};
 use crate::key_text::key_texts;
 use crate::reread::wait_for_flush;
 use crate::session::Session;
-use crate::snapshot::{copy_sql, from, was_rewritten};
+use crate::snapshot::{CopySql, LET_REST, from, hold};
 use crate::source::Run;
 
 /// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
@@ -115,21 +116,21 @@ async fn open(run: &mut Run, ghosts: &Ghosts) -> Result<Opened> {
         session.batch_execute(begin).await.doing(action)?;
         let (mut tables, types) = load_by_name(&session, &run.config).await?;
         tables.retain(|table| ghosts.contains_key(&table.oid));
-        let locked: Vec<String> = tables.iter().map(from).collect();
-        let lock = format!("lock table {} in access share mode", locked.join(", "));
-        session.batch_execute(&lock).await.doing(action)?;
-        if tables.len() == ghosts.len() && !was_rewritten(&session, &tables).await? {
+        if tables.len() < ghosts.len() {
+            return Err(Error::new(ErrorKind::Transient, action())
+                .with_source("a table that the lost branch has rows of came or went just now"));
+        }
+        if let Some(began_us) = hold(&session, &tables, action).await? {
             for table in &tables {
                 run.catalog.adopt(table, &types)?;
             }
-            let query = "select (extract(epoch from now()) * 1000000)::int8";
-            let row = session.query_one(query, &[]).await;
-            let began_us = row.and_then(|row| row.try_get(0)).doing(action)?;
             return Ok(Opened { session, began_us, tables });
         }
         session.batch_execute("rollback").await.doing(action)?;
     }
-    Err(Error::new(ErrorKind::Transient, action()).with_source("tables were rewritten each time"))
+    Err(Error::new(ErrorKind::Transient, action())
+        .with_source("tables were rewritten each time")
+        .with_help(LET_REST))
 }
 
 /// The repair under way.
@@ -147,7 +148,7 @@ impl Repairing<'_> {
         self.rows.position.ordinal += 1;
         self.rows.part = TRUNCATE_PARTS;
         self.rows.clear(Arc::clone(&relation.table));
-        self.copy(session, &copy_sql(table, &relation, None), &relation).await?;
+        self.copy(session, (table, &relation), None).await?;
         self.rows.part = 0;
         Ok(())
     }
@@ -197,8 +198,7 @@ impl Repairing<'_> {
             let wanted: Vec<&Vec<String>> = chunk.iter().map(|(_, texts)| texts).collect();
             let condition = condition(table, &relation.table, &wanted)
                 .ok_or_else(|| bug("repair a fork", "a column of a key is not in the catalog"))?;
-            let sql = copy_sql(table, relation, Some(&condition));
-            let found = self.copy(session, &sql, relation).await?;
+            let found = self.copy(session, (table, relation), Some(&condition)).await?;
             for (key, _) in chunk {
                 if !found.contains(*key) {
                     self.rows.gone(&relation.table, Bytes::clone(key));
@@ -232,17 +232,19 @@ impl Repairing<'_> {
     async fn copy(
         &mut self,
         session: &Session,
-        sql: &str,
-        relation: &Arc<Relation>,
+        (table, relation): (&RawTable, &Arc<Relation>),
+        condition: Option<&str>,
     ) -> Result<BTreeSet<Bytes>> {
         let action = || format!("read rows of {} again", relation.table.full_name());
+        let (from, format) = (&from(table), CopyFormat::Text);
+        let sql = CopySql { table, relation, from, condition, format }.to_string();
         let mut keys = BTreeSet::new();
-        let mut lines = pin!(session.copy_out(sql).await.doing(action)?);
-        while let Some(line) = lines.next().await {
-            let key = self.rows.row(relation, &line.doing(action)?)?;
+        let mut rows = pin!(session.copy_out(&sql).await.doing(action)?);
+        while let Some(row) = rows.next().await {
+            let key = self.rows.row(relation, format, &row.doing(action)?)?;
             // Of a whole table nobody asks for them.
             if keys.len() < KEYS_MAX {
-                keys.insert(key);
+                keys.extend(key);
             }
             if self.rows.bytes() >= self.run.config.batch_bytes_max {
                 self.hand_over().await?;

@@ -67,6 +67,11 @@ impl RowLayout {
     pub(crate) fn codec(&self, place: usize) -> Option<&Codec> {
         self.columns.get(place).map(|(codec, _)| codec)
     }
+
+    /// How each column is read.
+    pub(crate) fn codecs(&self) -> impl Iterator<Item = &Codec> {
+        self.columns.iter().map(|(codec, _)| codec)
+    }
 }
 
 impl RowWriter {

@@ -1,7 +1,7 @@
 //! The initial copy of the tables, as of the point where the slot begins.
 //!
 //! ```text
-//! publication ──▶ slot, exporting its snapshot ──▶ session on that snapshot ──▶ lock ──▶ check ──▶ COPY
+//! publication ──▶ slot, exporting its snapshot ──▶ sessions on that snapshot ──▶ lock ──▶ check ──▶ COPY
 //! ```
 //!
 //! The invariant: a row is either in the snapshot or comes through the slot. The order above makes
@@ -9,50 +9,72 @@
 //! tables from being rewritten, and the check finds a rewrite that came before them, under which
 //! COPY would find nothing and say nothing.
 
+mod crew;
+mod ranges;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
-    Error, ErrorKind, Lsn, Membership, Phase, Position, Result, SourceCursor, Split,
+    Error, ErrorKind, Event, LogBatch, Lsn, Membership, Phase, Position, Result, SourceCursor,
+    Split,
 };
-use futures::StreamExt;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-use crate::catalog::{RawTable, Relation, load_by_name};
+use crate::catalog::{RawTable, Relation, Types, load_by_name};
+use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
-use crate::error::{Context, bug};
-use crate::intake::APPEND_ATTNUM;
+use crate::error::Context;
+use crate::intake::{APPEND_ATTNUM, Intake};
+use crate::locks;
 use crate::membership::Found;
 use crate::publication::{self, Publication, Wanted, quoted};
 use crate::session::Session;
 use crate::slot::Slot;
 use crate::source::Run;
+use crate::value::Codec;
+use crew::{Crew, Work};
+use ranges::{Range, Source};
 
 /// Rewrites that may come between the slot and the locks before we give up for now.
 const ATTEMPTS_MAX: usize = 10;
+/// What helps where tables are rewritten all the time.
+pub(crate) const LET_REST: &str =
+    "let ALTER TABLE, TRUNCATE, CLUSTER and VACUUM FULL rest for a moment";
+/// Pieces of a batch that each session makes.
+const PIECES: usize = 2;
 /// A wait for running transactions that somebody should know of.
 const LONG_WAIT: Duration = Duration::from_secs(10);
 
-/// A session on the snapshot of the slot, with the tables locked and checked.
+/// Sessions on the snapshot of the slot, with the tables locked and checked.
 struct Opened {
-    session: Session,
+    /// Has the locks, and is one of `sessions`.
+    locks: Arc<Session>,
+    sessions: Vec<Arc<Session>>,
     point: Lsn,
     membership: Membership,
     began_us: i64,
-    tables: Vec<RawTable>,
+    sources: Vec<Source>,
+    ranges: Vec<Range>,
 }
 
 /// Copies all tables and returns the cursor of the stream that follows. `cursor` is the durable
 /// record that a history begins.
 pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCursor> {
     let opened = open(run).await?;
-    let mut copying = Copy::new(run, &opened, cursor);
-    copying.clear().await?;
-    for table in &opened.tables {
-        copying.table(&opened.session, table).await?;
-    }
-    copying.finish().await
+    let mut copy = Copy::new(run, &opened, cursor);
+    let start =
+        Position { epoch: copy.cursor.epoch, commit_lsn: opened.point.before(), ordinal: 0 };
+    let rows = || Copying::new(start, opened.began_us, vec![]).with_writer(run.row_writer());
+    copy.clear(rows()).await?;
+    let sessions: Vec<_> = opened.sessions.into_iter().map(|session| (session, rows())).collect();
+    let piece_bytes = batch_bytes(run).div_ceil(sessions.len() * PIECES);
+    let work = Work::new((opened.sources, opened.ranges), run.text_only.clone(), piece_bytes);
+    copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
+    copy.finish().await
 }
 
 async fn open(run: &mut Run) -> Result<Opened> {
@@ -63,14 +85,15 @@ async fn open(run: &mut Run) -> Result<Opened> {
         ensure_publications(run).await?;
         let (point, snapshot) = create_slot(run).await?;
         if let Some(opened) = import(run, point, &snapshot).await? {
-            tracing::info!(%point, tables = opened.tables.len(), "copying the tables");
+            let (tables, sessions) = (opened.sources.len(), opened.sessions.len());
+            tracing::info!(%point, tables, sessions, "copying the tables");
             return Ok(opened);
         }
         tracing::info!("a table was rewritten while the snapshot began: beginning again");
     }
     Err(Error::new(ErrorKind::Transient, "begin a snapshot")
         .with_source("tables were rewritten each time")
-        .with_help("let ALTER TABLE, TRUNCATE, CLUSTER and VACUUM FULL rest for a moment"))
+        .with_help(LET_REST))
 }
 
 async fn ensure_publications(run: &Run) -> Result<()> {
@@ -97,43 +120,78 @@ async fn create_slot(run: &mut Run) -> Result<(Lsn, String)> {
     created.doing(|| format!("create slot {slot}"))
 }
 
-/// Opens a session on the snapshot; `None` if a table was rewritten before it could be locked.
-async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Opened>> {
-    let action = || "open the snapshot of the slot".to_owned();
+/// A session in the snapshot.
+async fn join(run: &Run, snapshot: &str) -> Result<Session> {
     let session = Session::open(&run.config).await?;
     let begin = format!(
         "begin isolation level repeatable read read only; set transaction snapshot {}",
         escape_literal(snapshot)
     );
-    session.batch_execute(&begin).await.doing(action)?;
+    let begun = session.batch_execute(&begin).await;
+    begun.doing(|| "open the snapshot of the slot".to_owned())?;
+    Ok(session)
+}
+
+/// Opens sessions on the snapshot; `None` if a table was rewritten before it could be locked.
+async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Opened>> {
+    let action = || "open the snapshot of the slot".to_owned();
+    let session = join(run, snapshot).await?;
     let (tables, types) = load_by_name(&session, &run.config).await?;
     if tables.len() != run.config.table_names()?.len() {
         return Err(
             Error::new(ErrorKind::Transient, action()).with_source("a table came or went just now")
         );
     }
-    let locked: Vec<String> = tables.iter().map(from).collect();
-    let lock = format!("lock table {} in access share mode", locked.join(", "));
-    session.batch_execute(&lock).await.doing(action)?;
-    if was_rewritten(&session, &tables).await? {
-        return Ok(None);
-    }
-    for table in &tables {
-        run.catalog.adopt(table, &types)?;
-    }
+    let Some(began_us) = hold(&session, &tables, action).await? else { return Ok(None) };
     // In the snapshot: as the slot begins.
     let found = Found::in_snapshot(&session, &run.config, &tables, point).await?;
     let membership = found.membership().ok_or_else(|| {
         Error::new(ErrorKind::Transient, action()).with_source("a publication was altered just now")
     })?;
+    let sources = tables.into_iter().map(|table| source(run, table, &types));
+    let sources = sources.collect::<Result<Vec<Source>>>()?;
+    // How large they are is no matter of the snapshot, and which partitions they have is as the
+    // locks keep it.
+    let ranges = ranges::of(&run.session, &sources).await?;
+    let locks = Arc::new(session);
+    let mut sessions = vec![Arc::clone(&locks)];
+    while sessions.len() < run.config.snapshot_sessions.get().min(ranges.len()) {
+        sessions.push(Arc::new(join(run, snapshot).await?));
+    }
+    Ok(Some(Opened { locks, sessions, point, membership, began_us, sources, ranges }))
+}
+
+/// A table as it is copied.
+fn source(run: &mut Run, table: RawTable, types: &Types) -> Result<Source> {
+    let relation = run.catalog.adopt(&table, types)?;
+    let codecs: Vec<Codec> = relation.layout.codecs().cloned().collect();
+    let is_binary = relation.intake.as_ref().is_none_or(Intake::keeps_values)
+        && run.text_only.reads_binary(&run.config, &codecs);
+    let format = if is_binary { CopyFormat::Binary } else { CopyFormat::Text };
+    Ok(Source { table, relation, format })
+}
+
+/// Locks `tables` against being rewritten, in the transaction of `session`, which began at the time
+/// that is returned, in microseconds since 1970. `None` if one was rewritten since its snapshot was
+/// taken.
+pub(crate) async fn hold(
+    session: &Session,
+    tables: &[RawTable],
+    action: fn() -> String,
+) -> Result<Option<i64>> {
+    let names: Vec<String> = tables.iter().map(from).collect();
+    locks::lock(session, &names, action).await?;
+    if was_rewritten(session, tables).await? {
+        return Ok(None);
+    }
     let query = "select (extract(epoch from now()) * 1000000)::int8";
-    let began = session.query_one(query, &[]).await.and_then(|row| row.try_get(0)).doing(action)?;
-    Ok(Some(Opened { session, point, membership, began_us: began, tables }))
+    let row = session.query_one(query, &[]).await;
+    row.and_then(|row| row.try_get(0)).map(Some).doing(action)
 }
 
 /// Whether a table has other storage now than in the snapshot: then its rows in the snapshot are
 /// not to be had any more.
-pub(crate) async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
+async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let query = "
         with recursive tree(oid) as (
@@ -155,79 +213,92 @@ pub(crate) fn from(table: &RawTable) -> String {
     format!("{only}{}", quoted(table))
 }
 
-/// What is to be copied of a table: all that is published, or the rows that also meet `condition`.
-/// Only what stays is selected: what is left out does not even leave the server.
-pub(crate) fn copy_sql(table: &RawTable, relation: &Relation, condition: Option<&str>) -> String {
-    let columns = relation.table.columns.iter();
-    let columns: Vec<String> = columns
-        .filter(|column| column.attnum != APPEND_ATTNUM)
-        .map(|column| escape_identifier(&column.name))
-        .collect();
-    let filter = table.published.as_ref().and_then(|published| published.filter.as_ref());
-    let conditions: Vec<&str> = filter.map(String::as_str).into_iter().chain(condition).collect();
-    let filter = if conditions.is_empty() { "" } else { " where " };
-    let filter = format!("{filter}{}", conditions.join(" and "));
-    format!("copy (select {} from {}{filter}) to stdout", columns.join(", "), from(table))
+/// The statement that copies a table: all that is published of it, or the rows that also meet
+/// `condition`. Only what stays is selected: what is left out does not even leave the server.
+pub(crate) struct CopySql<'a> {
+    pub(crate) table: &'a RawTable,
+    pub(crate) relation: &'a Relation,
+    /// The table, or a part of it.
+    pub(crate) from: &'a str,
+    pub(crate) condition: Option<&'a str>,
+    pub(crate) format: CopyFormat,
+}
+
+impl fmt::Display for CopySql<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.relation.table.columns.iter();
+        let columns: Vec<String> = columns
+            .filter(|column| column.attnum != APPEND_ATTNUM)
+            .map(|column| escape_identifier(&column.name))
+            .collect();
+        let filter = self.table.published.as_ref().and_then(|published| published.filter.as_ref());
+        let conditions: Vec<&str> =
+            filter.map(String::as_str).into_iter().chain(self.condition).collect();
+        write!(f, "copy (select {} from {}", columns.join(", "), self.from)?;
+        if !conditions.is_empty() {
+            write!(f, " where {}", conditions.join(" and "))?;
+        }
+        write!(f, ") to stdout")?;
+        if self.format == CopyFormat::Binary {
+            write!(f, " (format binary)")?;
+        }
+        Ok(())
+    }
 }
 
 /// The copy under way.
 struct Copy<'a> {
     run: &'a Run,
     cursor: SourceCursor,
-    rows: Copying,
+    batch: LogBatch,
+    bytes: usize,
+    /// Rows that were handed over.
+    rows: u64,
 }
 
 impl<'a> Copy<'a> {
     fn new(run: &'a Run, opened: &Opened, cursor: SourceCursor) -> Self {
-        let commit_lsn = opened.point.before();
         let cursor = SourceCursor {
             phase: Phase::Snapshot,
             confirm: opened.point,
             membership: Some(opened.membership.clone()),
             ..cursor
         };
-        let position = Position { epoch: cursor.epoch, commit_lsn, ordinal: 0 };
-        // The tables may have changed since they were announced.
-        let rows = Copying::new(position, opened.began_us, run.catalog.tables())
-            .with_writer(run.row_writer());
-        Self { run, cursor, rows }
+        Self { run, cursor, batch: LogBatch::default(), bytes: 0, rows: 0 }
     }
 
     /// Takes back what the log has of an earlier epoch: an unfinished snapshot, or all of it.
-    async fn clear(&mut self) -> Result<()> {
+    async fn clear(&mut self, mut rows: Copying) -> Result<()> {
         if self.cursor.epoch.0 > 0 {
-            self.run.catalog.tables().into_iter().for_each(|table| self.rows.clear(table));
+            self.run.catalog.tables().into_iter().for_each(|table| rows.clear(table));
         }
+        // The tables may have changed since they were announced.
+        self.batch = LogBatch { tables: self.run.catalog.tables(), ..rows.take() };
         // The record that a snapshot is under way comes before its first row in any case.
         self.hand_over().await
     }
 
-    async fn table(&mut self, session: &Session, table: &RawTable) -> Result<()> {
-        let name = table.full_name();
-        let action = || format!("copy {name}");
-        let relation = self.run.catalog.relation(table.oid).cloned();
-        let relation = relation.ok_or_else(|| bug(action(), "it is not in the catalog"))?;
-        let mut rows =
-            pin!(session.copy_out(&copy_sql(table, &relation, None)).await.doing(action)?);
-        while let Some(line) = rows.next().await {
-            self.rows.row(&relation, &line.doing(action)?)?;
-            if self.rows.bytes() >= self.run.config.batch_bytes_max {
+    /// Hands over what the sessions read, while they read on.
+    async fn rows(&mut self, mut crew: Crew) -> Result<()> {
+        while let Some(piece) = crew.next().await? {
+            self.bytes += piece.events.iter().map(Event::size).sum::<usize>();
+            self.batch.events.extend(piece.events);
+            if self.bytes >= batch_bytes(self.run) {
                 self.hand_over().await?;
             }
         }
-        let rows = self.rows.position.ordinal;
-        tracing::info!(table = name, rows, "copied, rows in all so far");
         Ok(())
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        let batch = self.rows.take();
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
         self.run.stats.copied(batch.events.len());
-        let position = self.rows.position;
+        self.rows += u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
         // No two batches have one cursor: by it the log knows whether a batch is durable.
         self.cursor.split = (self.cursor.phase == Phase::Snapshot).then(|| Split {
-            commit_lsn: position.commit_lsn,
-            ordinal: position.ordinal,
+            commit_lsn: self.cursor.confirm.before(),
+            ordinal: self.rows,
             parts: BTreeMap::new(),
         });
         self.run.send(batch, self.cursor.clone()).await
@@ -241,15 +312,22 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// Bytes of a batch: three are in memory, one with us, one that waits and one that is written.
+fn batch_bytes(run: &Run) -> usize {
+    run.config.batch_bytes_max.div_ceil(3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::catalog::tests::raw_orders;
-    use crate::catalog::{Catalog, KnownTables, Types};
+    use crate::catalog::{Catalog, KnownTables};
 
     fn sql(table: &RawTable, condition: Option<&str>) -> String {
         let mut catalog = Catalog::new(vec![], KnownTables::default());
-        copy_sql(table, &catalog.adopt(table, &Types::default()).unwrap(), condition)
+        let relation = &catalog.adopt(table, &Types::default()).unwrap();
+        let (from, format) = (&from(table), CopyFormat::Text);
+        CopySql { table, relation, from, condition, format }.to_string()
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::value::Codec;
 use crate::watchdog::{self, Pulse};
 pub(crate) use plan::Gathered;
 use plan::Witnesses;
-pub(crate) use run::{Item, Run};
+pub(crate) use run::{Item, Run, abandoned};
 
 /// Batches that wait for the loop: one, so that the next is made while it is written.
 const BATCHES_MAX: usize = 1;

@@ -8,9 +8,9 @@ use crate::hosting::Effect;
 
 use super::{Facts, Findings};
 
-/// What the source has open at most without heartbeats: its lock, its SQL, replication, the guard, and
-/// one that copies the tables.
-const CONNECTIONS: i64 = 5;
+/// What the source has open at most without heartbeats and those that copy the tables: its lock, its
+/// SQL, replication and the guard.
+const CONNECTIONS: i64 = 4;
 
 pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<()> {
     let query = "
@@ -39,7 +39,8 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
     }
     let limit: i64 = row.try_get("all_connections").doing(action)?;
     let used: i64 = row.try_get("connections").doing(action)?;
-    let needed = CONNECTIONS + i64::from(config.heartbeat_ms.is_some());
+    let copying = i64::try_from(config.snapshot_sessions.get()).unwrap_or(i64::MAX);
+    let needed = CONNECTIONS.saturating_add(copying) + i64::from(config.heartbeat_ms.is_some());
     if limit >= 0 && limit - used < needed {
         let role = &facts.server.role;
         findings.block(

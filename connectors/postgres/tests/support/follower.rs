@@ -1,6 +1,6 @@
 //! Follows a source as the loop does, and keeps what it was handed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use anabranch_core::{
@@ -25,6 +25,8 @@ pub(crate) struct Replica {
     /// What the source may ask the log.
     pub(crate) log: Arc<Log>,
     last: Option<(Position, bool)>,
+    /// Where the rows of snapshots stand.
+    read: HashSet<Position>,
 }
 
 impl Replica {
@@ -42,7 +44,8 @@ impl Replica {
                 // The two halves of a key change share a position, and so do the tables of a
                 // TRUNCATE.
                 let same = deleted && created || matches!(event.change, Change::Truncate);
-                assert!(event.position > last || (event.position == last && same), "{event:?}");
+                let orderly = event.position > last || (event.position == last && same);
+                assert!(self.is_beside(&event, last) || orderly, "{event:?}");
             }
             let deleted = matches!(event.change, Change::Row { op: Op::Delete, .. });
             let truncated = matches!(event.change, Change::Truncate);
@@ -52,6 +55,15 @@ impl Replica {
         }
         self.repairs.extend(batch.repairs);
         self.cursor = Some(cursor);
+    }
+
+    /// Whether it is a row of a snapshot, which several sessions read at once: each stands alone, in
+    /// any order.
+    fn is_beside(&mut self, event: &Event, last: Position) -> bool {
+        let (here, read) =
+            (event.position, matches!(event.change, Change::Row { op: Op::Read, .. }));
+        let is_new = !read || self.read.insert(here);
+        read && is_new && (here.epoch, here.commit_lsn) == (last.epoch, last.commit_lsn)
     }
 
     fn store(&mut self, event: &Event) {
@@ -80,6 +92,7 @@ impl Replica {
             rows: self.rows.clone(),
             repairs: self.repairs.clone(),
             last: self.last,
+            read: self.read.clone(),
             log: Arc::new(self.log.copy()),
         }
     }
@@ -91,6 +104,7 @@ impl Replica {
             tables: self.tables.clone(),
             rows: self.rows.clone(),
             last: self.last,
+            read: self.read.clone(),
             log: Arc::clone(&self.log),
             ..Self::default()
         }
@@ -98,7 +112,7 @@ impl Replica {
 
     /// The same where an earlier position record is the last one: what came since comes again.
     pub(crate) fn back_at(self, cursor: Option<SourceCursor>) -> Self {
-        Self { cursor, last: None, ..self }
+        Self { cursor, last: None, read: HashSet::new(), ..self }
     }
 
     /// The rows that are there.

@@ -1,0 +1,167 @@
+//! The sessions that copy at once.
+//!
+//! ```text
+//! ranges ──▶ queue ─┬─▶ session, COPY, encode ─┬─▶ pieces ──▶ whoever hands them over
+//!                   ├─▶ session, COPY, encode ─┤
+//!                   └─▶ ...                   ─┘
+//! ```
+//!
+//! Each session takes the next range when it has finished one, so that none waits for another. What is
+//! read and not handed over yet is bounded by the size of a piece and the number of sessions.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anabranch_core::{Error, ErrorKind, LogBatch, Result};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::binary::{NO_BINARY_FORM, TextOnly};
+use crate::copy_row::CopyFormat;
+use crate::copying::Copying;
+use crate::error::{Context, from_sql};
+use crate::session::Session;
+use crate::source::abandoned;
+
+use super::ranges::{Range, Source};
+
+/// What is copied, and by whom.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) sources: Vec<Source>,
+    pub(super) ranges: Vec<Range>,
+    /// The next range that nobody has taken.
+    next: AtomicUsize,
+    /// Ranges of each source that are not finished.
+    left: Vec<AtomicUsize>,
+    text_only: TextOnly,
+    piece_bytes: usize,
+}
+
+/// The sessions at work.
+pub(super) struct Crew {
+    pieces: mpsc::Receiver<Result<LogBatch>>,
+    /// The session that has the locks.
+    locks: Arc<Session>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+struct Worker {
+    session: Arc<Session>,
+    work: Arc<Work>,
+    rows: Copying,
+    pieces: mpsc::Sender<Result<LogBatch>>,
+}
+
+impl Work {
+    pub(super) fn new(
+        (sources, ranges): (Vec<Source>, Vec<Range>),
+        text_only: TextOnly,
+        piece_bytes: usize,
+    ) -> Self {
+        let left: Vec<AtomicUsize> = sources.iter().map(|_| AtomicUsize::new(0)).collect();
+        for range in &ranges {
+            if let Some(left) = left.get(range.source) {
+                left.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Self { sources, ranges, next: AtomicUsize::new(0), left, text_only, piece_bytes }
+    }
+
+    /// The next range that nobody has taken, which is the caller's now.
+    fn take(&self) -> Option<(&Range, &Source)> {
+        let range = self.ranges.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        self.sources.get(range.source).map(|source| (range, source))
+    }
+
+    /// Whether the source of `range` is finished with it.
+    fn finish(&self, range: &Range) -> bool {
+        let left = self.left.get(range.source);
+        left.is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1)
+    }
+}
+
+impl Crew {
+    /// Lets every session copy into the rows beside it; that of `locks` has locked the tables.
+    pub(super) fn begin(
+        locks: Arc<Session>,
+        sessions: Vec<(Arc<Session>, Copying)>,
+        work: Work,
+    ) -> Self {
+        let (out, pieces) = mpsc::channel(sessions.len().max(1));
+        let work = Arc::new(work);
+        let count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
+        let begin = |(place, (session, rows)): (u64, (Arc<Session>, Copying))| {
+            let rows = rows.one_of((place, count));
+            spawn(Worker { session, work: Arc::clone(&work), rows, pieces: out.clone() })
+        };
+        let tasks = (0..).zip(sessions).map(begin).collect();
+        Self { pieces, locks, _tasks: tasks }
+    }
+
+    /// The next piece; `None` when everything is copied.
+    pub(super) async fn next(&mut self) -> Result<Option<LogBatch>> {
+        // The locks come first: what is read without them may be of a table that was rewritten.
+        tokio::select! {
+            biased;
+            () = self.locks.closed() => Err(Error::new(ErrorKind::Transient, "copy the tables")
+                .with_source("the session that has locked them has ended")),
+            piece = self.pieces.recv() => piece.transpose(),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]
+fn spawn(worker: Worker) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(worker.run()))
+}
+
+impl Worker {
+    async fn run(mut self) {
+        if let Err(error) = self.copy().await {
+            // A receiver that is gone has nobody to tell.
+            self.pieces.send(Err(error)).await.ok();
+        }
+    }
+
+    async fn copy(&mut self) -> Result<()> {
+        let work = Arc::clone(&self.work);
+        let action = || "copy the tables".to_owned();
+        self.session.batch_execute("savepoint range").await.doing(action)?;
+        while let Some((range, source)) = work.take() {
+            self.range(range, source).await?;
+            // Lets go of the locks on what was read, indexes and all: there may be thousands.
+            self.session.batch_execute("rollback to savepoint range").await.doing(action)?;
+            if work.finish(range) {
+                tracing::info!(table = source.table.full_name(), "copied");
+            }
+        }
+        self.hand_over().await
+    }
+
+    async fn range(&mut self, range: &Range, source: &Source) -> Result<()> {
+        let text_only = self.work.text_only.clone();
+        let failed = |error: tokio_postgres::Error| match error.code() {
+            Some(code) if code.code() == NO_BINARY_FORM && source.format == CopyFormat::Binary => {
+                text_only.fall_back(error.to_string())
+            }
+            _ => from_sql(error, format!("copy {}", source.table.full_name())),
+        };
+        let mut rows = pin!(self.session.copy_out(&range.sql(source)).await.map_err(&failed)?);
+        while let Some(row) = rows.next().await {
+            let row = row.map_err(&failed)?;
+            self.rows.row(&source.relation, source.format, &row)?;
+            if self.rows.bytes() >= self.work.piece_bytes {
+                self.hand_over().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&mut self) -> Result<()> {
+        let piece = self.rows.take();
+        self.pieces.send(Ok(piece)).await.map_err(|_| abandoned())
+    }
+}
