@@ -30,11 +30,12 @@ use tokio_postgres::Client;
 use crate::catalog::{Leaves, Relation};
 use crate::config::PostgresConfig;
 use crate::error::Context;
+use crate::locks::Wait;
 use crate::pgoutput::Value;
 use crate::row::RowWriter;
 use crate::server::{Server, names};
 use crate::transaction::{Draft, Merged, Missing};
-use lookup::{Current, LookedUp, current_names, lock, look_up};
+use lookup::{Current, Locked, LookedUp, current_names, lock, look_up};
 use pace::Pace;
 use repairs::Repairs;
 use settle::{Fates, settle};
@@ -184,35 +185,46 @@ impl Reread {
         let mut unfit = BTreeSet::new();
         let began = Instant::now();
         let mut backoff = BACKOFF_MIN;
+        let mut wait = Wait::default();
         let mut told = false;
         let oids: BTreeSet<u32> = wanted.keys().map(|(oid, _)| *oid).collect();
         loop {
             let names = current_names(client, &oids).await?;
             // The locks come before the snapshot: a rewrite of the table that comes in between
             // would make it look empty.
-            if lock(client, &names).await? {
-                let snapshot = Snapshot::take(client).await?;
-                match xids.iter().find(|xid| !snapshot.sees(**xid)) {
-                    None => match look_up(client, &names, wanted, &unfit).await? {
-                        LookedUp::Rows(mut found) => {
-                            let publications = &self.publications;
-                            let fates = settle(client, &mut found, leaves, publications).await?;
-                            finish(client, "commit").await?;
-                            return Ok((found, fates));
-                        }
-                        LookedUp::Unfit(oid) => {
-                            unfit.insert(oid);
-                            finish(client, "rollback").await?;
-                            continue;
-                        }
-                    },
-                    Some(xid) if !told && began.elapsed() > LONG_WAIT => {
-                        tracing::warn!(xid, "a committed transaction is not visible yet");
-                        told = true;
-                        self.refuse_deadlock(client).await?;
-                    }
-                    Some(_) => {}
+            match lock(client, &names).await? {
+                Locked::Yes => {}
+                Locked::Renamed => {
+                    finish(client, "rollback").await?;
+                    continue;
                 }
+                Locked::Taken(error) => {
+                    finish(client, "rollback").await?;
+                    wait.pause(&error).await;
+                    continue;
+                }
+            }
+            let snapshot = Snapshot::take(client).await?;
+            match xids.iter().find(|xid| !snapshot.sees(**xid)) {
+                None => match look_up(client, &names, wanted, &unfit).await? {
+                    LookedUp::Rows(mut found) => {
+                        let publications = &self.publications;
+                        let fates = settle(client, &mut found, leaves, publications).await?;
+                        finish(client, "commit").await?;
+                        return Ok((found, fates));
+                    }
+                    LookedUp::Unfit(oid) => {
+                        unfit.insert(oid);
+                        finish(client, "rollback").await?;
+                        continue;
+                    }
+                },
+                Some(xid) if !told && began.elapsed() > LONG_WAIT => {
+                    tracing::warn!(xid, "a committed transaction is not visible yet");
+                    told = true;
+                    self.refuse_deadlock(client).await?;
+                }
+                Some(_) => {}
             }
             finish(client, "rollback").await?;
             tokio::time::sleep(backoff).await;
@@ -247,29 +259,38 @@ impl Reread {
             Some(Found::Unknown(reason)) => (None, Some(*reason)),
             Some(Found::Gone) | None => (None, None),
         };
-        let now = |place: usize| {
-            let attnum = relation.table.columns.get(place)?.attnum;
-            row?.get(&attnum)
-        };
-        let changed = |place: &usize| now(*place) == Some(&Current::TypeChanged);
-        let retyped = missing.places.iter().any(changed).then_some(RepairReason::TypeChanged);
-        let current = |place| now(place).filter(|current| **current != Current::TypeChanged);
+        let mut retyped = None;
+        let mut current: HashMap<usize, Option<&Bytes>> = HashMap::new();
         for place in &missing.places {
-            match current(*place) {
-                Some(Current::Value(value)) => {
-                    outcome.values += 1;
-                    outcome.bytes += value.len();
+            let attnum = relation.table.columns.get(*place).map(|column| column.attnum);
+            let now = attnum.and_then(|attnum| row?.get(&attnum).map(|now| (attnum, now)));
+            let text = match now {
+                Some((attnum, Current::Value { type_oid, typmod, text })) => {
+                    if !relation.has_type(attnum, *type_oid, Some(*typmod)) {
+                        retyped = Some(RepairReason::TypeChanged);
+                        unchanged.extend(name(relation, *place));
+                        continue;
+                    }
+                    text.as_ref()
                 }
-                Some(Current::Null | Current::TypeChanged) => {}
-                None => unchanged.extend(name(relation, *place)),
+                Some((_, Current::Dropped)) => None,
+                None => {
+                    unchanged.extend(name(relation, *place));
+                    continue;
+                }
+            };
+            if let Some(text) = text {
+                outcome.values += 1;
+                outcome.bytes += text.len();
             }
+            current.insert(*place, text);
         }
         let merged = Merged { new: &missing.new, old: missing.old.as_ref(), relation };
         let read: Vec<Option<Cow<'_, [u8]>>> = merged
             .values()
             .enumerate()
-            .map(|(place, value)| match (value, current(place)) {
-                (Value::Unchanged, Some(Current::Value(text))) => Some(relation.mask(place, text)),
+            .map(|(place, value)| match (value, current.get(&place)) {
+                (Value::Unchanged, Some(Some(text))) => Some(relation.mask(place, text)),
                 (_, _) => None,
             })
             .collect();

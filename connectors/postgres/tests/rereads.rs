@@ -1,5 +1,6 @@
 //! The rule of re-reads in all its cases: a value is right, or its event is marked and mended.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anabranch_core::{Change, ErrorKind, Event, Op, RepairReason, partition};
@@ -11,7 +12,7 @@ const DOCUMENTS: &str = "
     alter table documents alter column body set storage external;
     insert into documents select n, 0, repeat('body ' || n, 2000) from generate_series(1, 5) n";
 
-const PARTITIONED: &str = "
+pub(crate) const PARTITIONED: &str = "
     create table m (id int primary key, n int, body text) partition by range (id);
     create table m_1 partition of m for values from (0) to (100);
     create table m_2 partition of m for values from (100) to (200);
@@ -151,10 +152,21 @@ async fn a_value_of_another_type_is_repaired() {
     let replica = follower.kill();
     database.run("update documents set n = 1 where id < 3").await;
     database.run("alter table documents alter column body type bytea using body::bytea").await;
+    // These have the type that it has now, though they are looked at together with those.
+    database.run("update documents set n = 2 where id > 2").await;
     let mut follower = Follower::start(&database, replica).await;
     follower.catch_up(&database).await;
     assert_eq!(marked(&follower.replica), 2);
     assert_eq!(reasons(&follower.replica), [(RepairReason::TypeChanged, true); 2]);
+    let asked: BTreeSet<_> =
+        follower.replica.repairs.iter().filter_map(|repair| repair.key.clone()).collect();
+    let (present, truth) = (follower.replica.present(), truth(&database).await);
+    let differ: BTreeSet<_> = truth
+        .iter()
+        .filter(|(key, row)| present.get(key) != Some(row))
+        .map(|((_, key), _)| key.clone())
+        .collect();
+    assert_eq!(differ, asked);
     end(database, follower).await;
 }
 
@@ -252,6 +264,28 @@ async fn row_level_security_is_an_error_and_not_an_absence() {
     assert!(error.help().unwrap().contains("BYPASSRLS"), "{error:?}");
     database.run(&format!("drop owned by {role}; alter role {role} nologin")).await;
     database.drop().await;
+}
+
+/// A look at rows stands in no line for a lock, or the server would end a migration to untie the two.
+#[tokio::test]
+async fn a_migration_of_two_tables_does_not_fall_over_a_look_at_them() {
+    let sql = DOCUMENTS.replace("documents", "others");
+    let database =
+        Database::new(&format!("{DOCUMENTS}; {sql}"), &["public.documents", "public.others"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    let replica = follower.release(&database).await;
+    database.run("update documents set n = 1; update others set n = 1").await;
+    let migration = database.connect().await;
+    migration.batch_execute("begin; alter table others add column x int").await.unwrap();
+    let mut follower = Follower::start(&database, replica).await;
+    let looking = tokio::time::timeout(Duration::from_secs(2), follower.catch_up(&database)).await;
+    assert!(looking.is_err(), "it waits for the table");
+    let sql = "alter table documents add column x int; commit";
+    migration.batch_execute(sql).await.expect("it is in nobody's way");
+    follower.catch_up(&database).await;
+    assert_eq!((follower.replica.letters().len(), marked(&follower.replica)), (10, 0));
+    end(database, follower).await;
 }
 
 /// A transaction is decoded before others may see it: the look at its rows waits.

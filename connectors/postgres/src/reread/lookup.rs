@@ -10,7 +10,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Found, FoundRows, Wanted, WantedRows};
-use crate::error::{Context, is_unfit};
+use crate::error::{Context, bug, is_unfit};
+use crate::locks::{is_taken, lock_sql};
 
 /// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
 const KEYS_MAX: usize = 500;
@@ -18,11 +19,13 @@ const KEYS_MAX: usize = 500;
 /// A column of a row as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Current {
-    Value(Bytes),
-    /// Null, or dropped.
-    Null,
-    /// Its value has another type than the event's schema says.
-    TypeChanged,
+    /// Its type and modifier, which may not be those of the event, and the text; `None` is null.
+    Value {
+        type_oid: u32,
+        typmod: i32,
+        text: Option<Bytes>,
+    },
+    Dropped,
 }
 
 /// Tables by oid, under their names of now; a table that was dropped is not among them.
@@ -55,24 +58,33 @@ pub(super) async fn current_names(client: &Client, oids: &BTreeSet<u32>) -> Resu
     pairs.collect::<Result<_, tokio_postgres::Error>>().doing(action)
 }
 
-/// Begins a transaction and locks the tables; its snapshot is not taken yet. `false` if one of them
-/// was renamed or dropped meanwhile: roll back and look again.
-pub(super) async fn lock(client: &Client, names: &Names) -> Result<bool> {
-    let mut sql = "begin isolation level repeatable read read only".to_owned();
-    for name in names.values() {
-        sql.push_str("; lock table ");
-        sql.push_str(name);
-        sql.push_str(" in access share mode");
+/// What became of a try to lock tables.
+pub(super) enum Locked {
+    Yes,
+    /// One of them was renamed or dropped meanwhile: look again.
+    Renamed,
+    /// Somebody alters one of them.
+    Taken(tokio_postgres::Error),
+}
+
+/// Begins a transaction and locks the tables; its snapshot is not taken yet. Unless they are locked,
+/// the transaction is to be rolled back.
+pub(super) async fn lock(client: &Client, names: &Names) -> Result<Locked> {
+    client.batch_execute("begin isolation level repeatable read read only").await.doing(action)?;
+    let names: Vec<String> = names.values().cloned().collect();
+    if names.is_empty() {
+        return Ok(Locked::Yes);
     }
-    match client.batch_execute(&sql).await {
-        Ok(()) => Ok(true),
+    match client.batch_execute(&lock_sql(&names)).await {
+        Ok(()) => Ok(Locked::Yes),
+        Err(error) if is_taken(&error) => Ok(Locked::Taken(error)),
         Err(error)
             if matches!(
                 error.code(),
                 Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)
             ) =>
         {
-            Ok(false)
+            Ok(Locked::Renamed)
         }
         Err(error) => Err(error).doing(action),
     }
@@ -81,7 +93,7 @@ pub(super) async fn lock(client: &Client, names: &Names) -> Result<bool> {
 /// What a look at the rows brought.
 pub(super) enum LookedUp {
     Rows(FoundRows),
-    /// The keys of this table have values that its key cannot have any more: an enum's label that
+    /// Keys of this table have values that its key cannot have any more: an enum's label that
     /// was renamed, a domain that was narrowed. The transaction is void.
     Unfit(u32),
 }
@@ -99,14 +111,16 @@ pub(super) async fn look_up(
     for (oid, name) in names {
         let rows: Vec<(&(u32, Bytes), &Wanted)> =
             wanted.iter().filter(|((relation, _), _)| relation == oid).collect();
+        // Each was changed under a schema of its own time.
+        let has_key = |(_, wanted): &(&(u32, Bytes), &Wanted)| wanted.has_key(&columns);
+        let (rows, others) =
+            rows.into_iter().partition::<Vec<_>, _>(|row| !unfit.contains(oid) && has_key(row));
+        let changed = Found::Unknown(RepairReason::KeyChanged);
+        found.extend(others.into_iter().map(|(key, _)| (key.clone(), changed.clone())));
         for chunk in rows.chunks(KEYS_MAX) {
             let wanted: Vec<&Wanted> = chunk.iter().map(|(_, wanted)| *wanted).collect();
             let query = Query::new(*oid, name, &wanted, &columns);
-            let Some(query) = query.filter(|_| !unfit.contains(oid)) else {
-                let changed = Found::Unknown(RepairReason::KeyChanged);
-                found.extend(chunk.iter().map(|(key, _)| ((*key).clone(), changed.clone())));
-                continue;
-            };
+            let query = query.ok_or_else(|| bug(action(), "its key is no text"))?;
             let rows = match query.run(client).await {
                 Err(error) if is_unfit(&error) => return Ok(LookedUp::Unfit(*oid)),
                 rows => rows.doing(action)?,
@@ -138,37 +152,42 @@ async fn columns(client: &Client, oids: &[u32]) -> Result<Columns> {
     pairs.collect::<Result<_, tokio_postgres::Error>>().doing(action)
 }
 
-/// One query for many rows of one table.
-struct Query {
-    sql: String,
-    /// The columns it selects.
-    attnums: Vec<i16>,
-    /// Columns that are not what they were.
-    others: HashMap<i16, Current>,
+impl Wanted {
+    /// Whether its key is of the types that it was of.
+    fn has_key(&self, columns: &Columns) -> bool {
+        let table = &self.relation.table;
+        let is_same = |column: &anabranch_core::Column| {
+            let now = columns.get(&(table.oid, column.attnum));
+            now.is_some_and(|now| self.relation.has_type(column.attnum, now.type_oid, None))
+        };
+        table.key_columns().all(is_same)
+    }
 }
 
-impl Query {
-    /// `None` if the key is not what it was, so that rows cannot be found by it.
-    fn new(oid: u32, table: &str, wanted: &[&Wanted], columns: &Columns) -> Option<Self> {
-        let relation = &wanted.first()?.relation;
-        let mut key = Vec::new();
-        for column in relation.table.key_columns() {
-            let now = columns.get(&(oid, column.attnum))?;
-            relation.has_type(column.attnum, now.type_oid, None).then_some(())?;
-            key.push(now);
-        }
-        let mut others = HashMap::new();
-        let mut attnums = Vec::new();
+/// One query for many rows of one table.
+struct Query<'a> {
+    sql: String,
+    /// The columns it selects.
+    selected: Vec<(i16, &'a Column)>,
+    /// Columns that are gone.
+    dropped: Vec<i16>,
+}
+
+impl<'a> Query<'a> {
+    /// `None` if a key cannot be written into it.
+    fn new(oid: u32, table: &str, wanted: &[&Wanted], columns: &'a Columns) -> Option<Self> {
+        let key = wanted.first()?.relation.table.key_columns();
+        let key: Vec<&Column> =
+            key.map(|column| columns.get(&(oid, column.attnum))).collect::<Option<_>>()?;
+        let (mut selected, mut dropped) = (Vec::new(), Vec::new());
         let mut select = String::new();
         for attnum in wanted.iter().flat_map(|row| &row.attnums).collect::<BTreeSet<_>>() {
-            match columns.get(&(oid, *attnum)) {
-                None => drop(others.insert(*attnum, Current::Null)),
-                Some(now) if relation.has_type(*attnum, now.type_oid, Some(now.typmod)) => {
-                    write!(select, ", t.{}", escape_identifier(&now.name)).ok()?;
-                    attnums.push(*attnum);
-                }
-                Some(_) => drop(others.insert(*attnum, Current::TypeChanged)),
-            }
+            let Some(now) = columns.get(&(oid, *attnum)) else {
+                dropped.push(*attnum);
+                continue;
+            };
+            write!(select, ", t.{}", escape_identifier(&now.name)).ok()?;
+            selected.push((*attnum, now));
         }
         let sql = format!(
             "select k.n{select} from (values {}) k(n{}) join {table} t on {}",
@@ -183,7 +202,7 @@ impl Query {
                 .collect::<Vec<_>>()
                 .join(" and "),
         );
-        Some(Self { sql, attnums, others })
+        Some(Self { sql, selected, dropped })
     }
 
     /// The rows that are there, by their place among those that were asked for.
@@ -196,13 +215,13 @@ impl Query {
         for message in client.simple_query(&self.sql).await? {
             let SimpleQueryMessage::Row(row) = message else { continue };
             let place = row.try_get(0)?.and_then(|place| place.parse().ok());
-            let mut values = self.others.clone();
-            for (field, attnum) in self.attnums.iter().enumerate() {
-                let value = row.try_get(field + 1)?;
-                let current = value.map_or(Current::Null, |value| {
-                    Current::Value(Bytes::copy_from_slice(value.as_bytes()))
-                });
-                values.insert(*attnum, current);
+            let dropped = self.dropped.iter().map(|attnum| (*attnum, Current::Dropped));
+            let mut values: HashMap<i16, Current> = dropped.collect();
+            for (field, (attnum, column)) in self.selected.iter().enumerate() {
+                let text = row.try_get(field + 1)?;
+                let text = text.map(|text| Bytes::copy_from_slice(text.as_bytes()));
+                let Column { type_oid, typmod, .. } = **column;
+                values.insert(*attnum, Current::Value { type_oid, typmod, text });
             }
             rows.extend(place.map(|place: usize| (place, values)));
         }
