@@ -370,9 +370,7 @@ impl Relation {
     pub(crate) fn is_append_only(&self) -> bool {
         self.intake.as_ref().is_some_and(Intake::is_append_only)
     }
-}
 
-impl Relation {
     /// Whether the log has the key as the source does.
     pub(crate) fn has_plain_key(&self) -> bool {
         let plain = |column: &Column| column.attnum != APPEND_ATTNUM && hash_of(column).is_none();
@@ -383,6 +381,20 @@ impl Relation {
     pub(crate) fn mask<'a>(&self, place: usize, text: &'a [u8]) -> Cow<'a, [u8]> {
         let as_it_is = Cow::Borrowed(text);
         self.intake.as_ref().map_or(as_it_is, |intake| intake.mask(place, text))
+    }
+
+    /// Whether the column `attnum` had this type when the rows were written. A modifier matters
+    /// only to numbers of a declared precision.
+    pub(crate) fn has_type(&self, attnum: i16, type_oid: u32, typmod: Option<i32>) -> bool {
+        let kind = self.table.columns.iter().find(|column| column.attnum == attnum);
+        let declared = |column: &Column| {
+            matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Array(_))
+        };
+        let plain = !kind.is_some_and(declared);
+        self.wire.iter().filter(|wire| wire.attnum == attnum).any(|wire| {
+            let same = plain || typmod.is_none_or(|typmod| typmod == wire.typmod);
+            wire.type_oid == type_oid && same
+        })
     }
 }
 
@@ -396,22 +408,6 @@ impl Sent {
                 is_certain: *is_certain,
             })
             .collect()
-    }
-}
-
-impl Relation {
-    /// Whether the column `attnum` had this type when the rows were written. A modifier matters
-    /// only to numbers of a declared precision.
-    pub(crate) fn has_type(&self, attnum: i16, type_oid: u32, typmod: Option<i32>) -> bool {
-        let kind = self.table.columns.iter().find(|column| column.attnum == attnum);
-        let declared = |column: &Column| {
-            matches!(column.kind, ColumnType::Decimal { .. } | ColumnType::Array(_))
-        };
-        let plain = !kind.is_some_and(declared);
-        self.wire.iter().filter(|wire| wire.attnum == attnum).any(|wire| {
-            let same = plain || typmod.is_none_or(|typmod| typmod == wire.typmod);
-            wire.type_oid == type_oid && same
-        })
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod late;
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
@@ -65,8 +66,10 @@ pub(crate) enum FeedError {
 }
 
 impl Feed {
-    pub(crate) fn new(stream: ReplicationStream, spool: Spool) -> Self {
-        Self { stream, spool, replay: None, late: LateRelations::default(), full_since: None }
+    /// `ours` are the tables that are read, by oid.
+    pub(crate) fn new(stream: ReplicationStream, spool: Spool, ours: HashSet<u32>) -> Self {
+        let late = LateRelations::new(ours);
+        Self { stream, spool, replay: None, late, full_since: None }
     }
 
     /// The next message. Cancel-safe: whatever it waits for is kept here.

@@ -80,6 +80,8 @@ pub(crate) struct Relation {
     pub(crate) oid: u32,
     pub(crate) schema: String,
     pub(crate) name: String,
+    /// `relreplident`: of a partition, what its own changes say of the old row.
+    pub(crate) replica_identity: char,
     pub(crate) columns: Vec<RelationColumn>,
 }
 
@@ -203,7 +205,7 @@ fn relation(fields: &mut Fields<'_>) -> Option<Relation> {
         schema => schema.to_owned(),
     };
     let name = fields.string()?.to_owned();
-    let _replica_identity = fields.u8()?;
+    let replica_identity = char::from(fields.u8()?);
     let count = fields.u16()?;
     let column = |_| {
         Some(RelationColumn {
@@ -214,7 +216,7 @@ fn relation(fields: &mut Fields<'_>) -> Option<Relation> {
         })
     };
     let columns = (0..count).map(column).collect::<Option<_>>()?;
-    Some(Relation { oid, schema, name, columns })
+    Some(Relation { oid, schema, name, replica_identity, columns })
 }
 
 fn type_name(fields: &mut Fields<'_>) -> Option<()> {

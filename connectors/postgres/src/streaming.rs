@@ -117,6 +117,7 @@ impl Streaming {
             // A release that kept no list has read again: any event may have been concerned.
             rereads.add(Lsn::default(), cursor.seen);
         }
+        let ours = catalog.tables().iter().map(|table| table.oid).collect();
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
         catalog.unlogged().into_iter().for_each(|table| builder.announce(table));
@@ -125,7 +126,7 @@ impl Streaming {
             config,
             stats,
             session,
-            feed: Feed::new(stream, spool),
+            feed: Feed::new(stream, spool, ours),
             pulse,
             _watchdog: watchdog,
             catalog,
@@ -285,8 +286,8 @@ impl Streaming {
 
     /// A partition of a table of ours comes behind that table, or its rows would be passed over.
     async fn require_root(&self, message: &pgoutput::Relation) -> Result<()> {
-        if self.catalog.leaves.expects_leaf() {
-            return Ok(());
+        if let Some(root) = self.catalog.leaves.expected_of() {
+            return self.require_key_of(root, message).await;
         }
         let action = || format!("go on with partition {}.{}", message.schema, message.name);
         let query = "
@@ -308,6 +309,29 @@ impl Streaming {
                 )))
             }
         }
+    }
+
+    /// A leaf says of an old row what its own identity has, and the table's says nothing of that: by
+    /// an index, an update of the key would leave the row under its old key behind.
+    async fn require_key_of(&self, root: u32, leaf: &pgoutput::Relation) -> Result<()> {
+        let root = self.catalog.relation(root).filter(|root| !root.is_append_only());
+        let Some(root) = root.filter(|_| leaf.replica_identity == 'i') else { return Ok(()) };
+        let name = format!("{}.{}", leaf.schema, leaf.name);
+        let action = || format!("go on with partition {name}");
+        // Behind a table that is truncated with others there is another, and no leaf.
+        let query = "select pg_partition_root($1::oid::regclass)::oid is not distinct from $2";
+        let row = self.session.query_one(query, &[&leaf.oid, &root.table.oid]).await;
+        if !row.and_then(|row| row.try_get::<_, bool>(0)).doing(action)? {
+            return Ok(());
+        }
+        let why = format!(
+            "its replica identity is an index, and not the key of {}",
+            root.table.full_name()
+        );
+        Err(lost(action(), why).with_help(format!(
+            "ALTER TABLE {name} REPLICA IDENTITY DEFAULT; then run `anabranch teardown`, and start \
+             again: what it sent meanwhile says too little of the rows"
+        )))
     }
 
     /// A table that was taken out sends nothing any more, and looks as if nothing changed; one that

@@ -38,6 +38,27 @@ fn shows(event: &Event, needle: &str) -> bool {
     before.iter().chain(after).any(holds)
 }
 
+/// E27, of a partition: it decides what its own changes say of the old row.
+#[tokio::test]
+async fn a_partition_whose_identity_becomes_an_index_stops_by_name() {
+    let sql = "create table m (id int, code int not null, d int, note text, primary key (id, d))
+            partition by range (d);
+        create table m_1 partition of m for values from (0) to (100);
+        create unique index m_1_code on m_1 (code, d);
+        insert into m values (1, 10, 1, 'a'), (2, 20, 2, 'b')";
+    let (database, mut follower) = follow(sql, &["public.m"]).await;
+    database.run("alter table m_1 replica identity using index m_1_code").await;
+    // A key of the table that is no part of the index: the old one is not sent.
+    database.run("update m set id = 7 where id = 1").await;
+    let error = follower.failure().await;
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
+    let report = error.report();
+    assert!(report.contains("public.m_1") && report.contains("REPLICA IDENTITY DEFAULT"));
+    assert_eq!(follower.replica.letters(), "", "nothing of it is in the log");
+    drop(follower);
+    database.drop().await;
+}
+
 /// E32: one message, several tables, a cascade; nothing of what was rolled back.
 #[tokio::test]
 async fn a_truncate_takes_its_tables_and_no_more() {

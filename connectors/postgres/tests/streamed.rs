@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_core::{Change, Event, Op, Source};
+use anabranch_core::{Change, Event, Op, RepairReason, Source};
 use anabranch_postgres::{PostgresConfig, PostgresSource, StreamingMode};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_postgres::Client;
 
+use crate::rereads::PARTITIONED;
 use crate::support::{Database, Follower, Replica, truth};
 
 const TABLE: &str = "create table t (id int primary key, note text)";
@@ -293,5 +294,37 @@ async fn random_transactions_are_the_same_streamed_and_not() {
     let keys = |rows: BTreeMap<(u32, Bytes), Bytes>| rows.into_keys().collect::<Vec<_>>();
     assert!(keys(streamed.replica.present()) == keys(truth(&database).await), "seed {seed}");
     drop((streamed, plain));
+    database.drop().await;
+}
+
+/// A partition that left is known to have been there, though it was described while its transaction
+/// was in progress. (As `rereads` has it of what is not streamed.)
+#[tokio::test]
+async fn a_row_that_left_with_its_partition_is_repaired() {
+    let database = database(PARTITIONED, &["public.m"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    let replica = follower.release(&database).await;
+    // The first change of each partition is rolled back.
+    database
+        .run(
+            "begin; savepoint s; update m set n = 7; rollback to s;
+             insert into m select n, 0, repeat('x', 1000) from generate_series(1, 98) n;
+             insert into m select n, 0, repeat('y', 1000) from generate_series(102, 199) n; commit",
+        )
+        .await;
+    database.run("update m set n = 1 where id between 99 and 101").await;
+    database.run("alter table m detach partition m_2").await;
+    let mut follower = Follower::start(&database, replica).await;
+    follower.catch_up(&database).await;
+    was_streamed(&database).await;
+    let asked: Vec<_> = follower
+        .replica
+        .repairs
+        .iter()
+        .map(|repair| (repair.reason, repair.key.is_some()))
+        .collect();
+    assert_eq!(asked, [(RepairReason::PartitionGone, true); 2]);
+    drop(follower);
     database.drop().await;
 }

@@ -34,6 +34,7 @@ fn message(columns: &[(&str, u32, bool)]) -> pgoutput::Relation {
         oid: 7,
         schema: "shop".into(),
         name: "orders".into(),
+        replica_identity: 'd',
         columns: columns.iter().map(column).collect(),
     }
 }

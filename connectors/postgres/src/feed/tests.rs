@@ -19,7 +19,8 @@ struct Run {
 
 fn run(spool: Spool) -> Run {
     let (ours, server) = duplex(1 << 20);
-    Run { feed: Feed::new(ReplicationStream::over(ours, 3_000), spool), server }
+    let feed = Feed::new(ReplicationStream::over(ours, 3_000), spool, HashSet::from([7]));
+    Run { feed, server }
 }
 
 fn framed(body: &[u8]) -> Vec<u8> {
@@ -121,6 +122,36 @@ async fn a_table_that_no_row_of_its_transaction_needs_is_described_to_the_next()
         .await;
     let kinds: String = given.iter().map(|message| format!("{message:?}").remove(0)).collect();
     assert_eq!(kinds, "BCBRIC");
+}
+
+#[tokio::test]
+async fn partitions_that_were_described_in_what_is_rolled_back_come_behind_their_table() {
+    let commit = commit_message(0x100, 0x128);
+    let given = run(spool(0))
+        .all(&[
+            stream_start(1, true),
+            in_block(2, &relation_message(7)),
+            in_block(2, &relation_message(8)),
+            in_block(2, &row("2")),
+            in_block(2, &relation_message(7)),
+            in_block(2, &relation_message(9)),
+            in_block(2, &row("3")),
+            stream_stop(),
+            stream_abort(1, 2),
+            stream_commit(1, &commit),
+            begin_message(0x200, 5),
+            row("4"),
+            row("5"),
+            commit_message(0x200, 0x228),
+        ])
+        .await;
+    let kind = |message: &Message| {
+        if let Message::Relation(relation) = message {
+            return relation.oid.to_string();
+        }
+        format!("{message:?}").remove(0).to_string()
+    };
+    assert_eq!(given.iter().map(kind).collect::<String>(), "BCB7879IIC");
 }
 
 #[tokio::test]

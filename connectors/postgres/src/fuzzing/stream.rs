@@ -1,7 +1,7 @@
 //! Any sequence of messages is read, or refused; and what is read has positions that grow.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anabranch_core::{Change, Event, Lsn, Op, Position, Result, Version};
 use tokio::io::AsyncWriteExt;
@@ -47,7 +47,7 @@ async fn read(data: &[u8]) {
     drop(server);
     let (disk, _) = FakeDisk::with_room(usize::MAX / 2);
     let spool = Spool::new(usize::from(memory) * 16, disk);
-    let mut feed = Feed::new(ReplicationStream::over(ours, 0), spool);
+    let mut feed = Feed::new(ReplicationStream::over(ours, 0), spool, HashSet::from([7]));
     let Ok(mut reader) = Reader::new(usize::from(batch) * 16 + 1) else { return };
     while let Ok(fed) = feed.next().await {
         if reader.take(fed).is_err() {

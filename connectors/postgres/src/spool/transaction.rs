@@ -119,11 +119,9 @@ impl Spooled {
             self.file_bytes = last.start;
             self.too_long = true;
         }
-        let mut seen = HashSet::new();
-        relations.retain(|record| seen.insert(oid(record)));
-        for record in relations.iter().rev() {
+        for record in last_of_each(relations) {
             self.heads.push(Head { xid: subxid, start: self.memory.len(), is_relation: true });
-            self.memory.put_slice(record);
+            self.memory.put_slice(&record);
         }
     }
 
@@ -183,6 +181,19 @@ impl Spooled {
             aborted: self.aborted,
         }
     }
+}
+
+/// Of descriptions, the last one first, the last of each table behind each other: a partition comes
+/// behind its table. In the order of the stream.
+fn last_of_each(relations: Vec<Bytes>) -> Vec<Bytes> {
+    let oids: Vec<_> = relations.iter().map(oid).collect();
+    let before = oids.iter().skip(1).map(Some).chain([None]);
+    let pairs = before.zip(&oids);
+    let mut seen = HashSet::new();
+    let last = relations.iter().zip(pairs).filter(|(_, pair)| seen.insert(*pair));
+    let mut last: Vec<Bytes> = last.map(|(record, _)| record.clone()).collect();
+    last.reverse();
+    last
 }
 
 /// The table of a record with a Relation message: what follows its tag.
