@@ -4,7 +4,7 @@ use anabranch_core::{Event, Phase, Position, Version};
 use bytes::Bytes;
 use futures::SinkExt;
 
-use crate::support::{Database, Follower, Replica, key, truth};
+use crate::support::{Cluster, Database, Follower, Replica, key, truth};
 
 const TABLE: &str = "create table a (id int primary key, v text)";
 
@@ -108,12 +108,17 @@ async fn a_kill_between_any_two_steps_repeats_nothing_and_skips_nothing() {
 
 /// E11. Nothing is said of the captured tables while another database writes: the slot moves on by
 /// keepalives alone, nothing is written to the source, and the lag is none.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_database_beside_a_busy_one_keeps_no_wal() {
-    let (database, mut follower) = followed(|_| {}).await;
-    let busy = Database::new("create table b (v text)", &["public.b"]).await;
-    let before = database.text("select pg_current_xact_id_if_assigned() is null").await;
-    assert_eq!(before, "t");
+    let server = Cluster::new(&[("autovacuum", "off")]).await;
+    let database = server.database(TABLE, &["public.a"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    let busy = server.database("create table b (v text)", &["public.b"]).await;
+    // Sees whatever is written to the source, messages too.
+    database.run("select pg_create_logical_replication_slot('witness', 'pgoutput')").await;
+    let next_xid = "select pg_snapshot_xmax(pg_current_snapshot())";
+    let before: u64 = database.text(next_xid).await.parse().unwrap();
     busy.run("insert into b select repeat('b', 500) from generate_series(1, 5000)").await;
     let target = busy.text("select pg_current_wal_lsn()").await.parse().unwrap();
     let stats = follower.source.stats();
@@ -128,7 +133,10 @@ async fn an_idle_database_beside_a_busy_one_keeps_no_wal() {
     let cursor = follower.replica.cursor.as_ref().unwrap();
     assert_eq!((cursor.phase, follower.replica.events.len()), (Phase::Streaming, 0));
     assert!(stats.wal_end() <= stats.durable_lsn(), "no lag");
-    drop(follower);
-    busy.drop().await;
-    database.drop().await;
+    let after: u64 = database.text(next_xid).await.parse().unwrap();
+    assert_eq!(after - before, 1, "the transaction of the other database");
+    let witnessed =
+        "select count(*) from pg_logical_slot_peek_binary_changes('witness', null, null,
+        'proto_version', '1', 'publication_names', 'anabranch', 'messages', 'true')";
+    assert_eq!(database.text(witnessed).await, "0");
 }

@@ -199,3 +199,22 @@ async fn partitions_are_read_through_their_table() {
     database.run("update m set n = 1").await;
     all_equal(database, follower, &"u".repeat(10)).await;
 }
+
+/// E49: what is null stays null where the column has a default, in the copy, the stream and a re-read.
+#[tokio::test]
+async fn a_null_is_not_the_default_of_its_column() {
+    let (database, mut follower) = follow(
+        "alter table documents add column state text default 'new', add column big text default 'B';
+         alter table documents alter column big set storage external;
+         update documents set state = null, big = null where id = 1",
+    )
+    .await;
+    database.run("insert into documents (id, state, big) values (900, null, null), (901, default, default)").await;
+    database.run("update documents set n = 5 where id in (1, 900, 901)").await;
+    database.run("update documents set state = null, big = null where id = 901").await;
+    follower.catch_up(&database).await;
+    let newest = follower.replica.tables.values().last().unwrap();
+    let envelope = anabranch_core::avro::schema::envelope_schema(newest, "documents");
+    assert!(!envelope.contains("\"new\""), "no default of the source's");
+    all_equal(database, follower, "ccuuuu").await;
+}
