@@ -18,6 +18,7 @@ pub(super) fn families(source: &SourceReport) -> Vec<Family> {
         Some(&source.state.word().to_lowercase()),
     )];
     families.extend(stream(&source.figures));
+    families.extend(copying(&source.figures));
     families.extend(source.wal_guard.iter().flat_map(slot));
     families
 }
@@ -45,11 +46,6 @@ fn stream(figures: &SourceFigures) -> Vec<Family> {
             figures.transactions,
         ),
         Family::counter("source_rows", "Changes of rows read from the slot.", figures.rows),
-        Family::counter(
-            "source_snapshot_rows",
-            "Rows copied by the initial snapshot.",
-            figures.snapshot_rows,
-        ),
         Family::counter(
             "source_reread_rows",
             "Rows looked up again for values that the stream left out.",
@@ -89,6 +85,27 @@ fn stream(figures: &SourceFigures) -> Vec<Family> {
             "source_changed_values",
             "Values that did not fit their column, and are another value or null in the log.",
             figures.changed_values,
+        ),
+    ]
+}
+
+fn copying(figures: &SourceFigures) -> Vec<Family> {
+    let copy = figures.copy.as_ref();
+    vec![
+        Family::counter(
+            "source_snapshot_rows",
+            "Rows copied by the initial snapshot.",
+            figures.snapshot_rows,
+        ),
+        Family::gauge(
+            "source_copy_bytes",
+            "Bytes of the tables that the initial snapshot has copied; absent when there is none.",
+            copy.map(|copy| copy.bytes().0),
+        ),
+        Family::gauge(
+            "source_copy_size_bytes",
+            "Bytes of the tables that it copies.",
+            copy.map(|copy| copy.bytes().1),
         ),
     ]
 }

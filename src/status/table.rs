@@ -10,6 +10,9 @@ use super::{Report, SinkReport, SourceReport, State, TableReport};
 /// Widths of the columns: sink, table, state, lag in events, lag in seconds.
 const WIDTHS: [usize; 5] = [14, 34, 9, 12, 10];
 
+/// Tables whose copy is under way that are shown.
+const COPIES_MAX: usize = 8;
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(source) = &self.source {
@@ -32,6 +35,11 @@ fn source_rows(f: &mut fmt::Formatter<'_>, source: &SourceReport) -> fmt::Result
         source.state.word(),
     )?;
     error(f, &source.state)?;
+    if let Some(copy) = &source.figures.copy {
+        writeln!(f, "copying: {copy}")?;
+        let under_way = copy.tables.iter().filter(|table| table.rows > 0 && !table.finished);
+        under_way.take(COPIES_MAX).try_for_each(|table| writeln!(f, "    {table}"))?;
+    }
     let Some(guard) = &source.wal_guard else { return Ok(()) };
     let state = guard.state;
     let word = if state > GuardState::Calm { state.word().to_uppercase() } else { String::new() };

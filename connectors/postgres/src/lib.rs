@@ -70,6 +70,7 @@ pub use guard::{
 pub use heartbeat::beat;
 pub use loss::{Acceptance, Gap, WayOn};
 pub use session::connect;
+pub use snapshot::{CopyFigures, TableCopy};
 pub use source::PostgresSource;
 pub use spool::SpoolConfig;
 pub use stats::{SourceFigures, SourceStats};

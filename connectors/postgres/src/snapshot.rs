@@ -10,6 +10,7 @@
 //! COPY would find nothing and say nothing.
 
 mod crew;
+mod progress;
 mod ranges;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use anabranch_core::{
     Split,
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
+use tokio::time::Instant;
 
 use crate::catalog::{RawTable, Relation, Types, load_by_name};
 use crate::copy_row::CopyFormat;
@@ -37,6 +39,8 @@ use crate::slot::Slot;
 use crate::source::Run;
 use crate::value::Codec;
 use crew::{Crew, Work};
+pub(crate) use progress::Progress;
+pub use progress::{CopyFigures, TableCopy};
 use ranges::{Range, Source};
 
 /// Rewrites that may come between the slot and the locks before we give up for now.
@@ -44,6 +48,8 @@ const ATTEMPTS_MAX: usize = 10;
 /// What helps where tables are rewritten all the time.
 pub(crate) const LET_REST: &str =
     "let ALTER TABLE, TRUNCATE, CLUSTER and VACUUM FULL rest for a moment";
+/// Time between two lines in the log that say how far the copy is.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// Pieces of a batch that each session makes.
 const PIECES: usize = 2;
 /// A wait for running transactions that somebody should know of.
@@ -73,7 +79,10 @@ pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCu
     let sessions: Vec<_> = opened.sessions.into_iter().map(|session| (session, rows())).collect();
     let piece_bytes = batch_bytes(run).div_ceil(sessions.len() * PIECES);
     let work = Work::new((opened.sources, opened.ranges), run.text_only.clone(), piece_bytes);
-    copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
+    run.stats.copying(Some(work.progress()));
+    let copied = copy.rows(Crew::begin(opened.locks, sessions, work)).await;
+    run.stats.copying(None);
+    copied?;
     copy.finish().await
 }
 
@@ -280,11 +289,18 @@ impl<'a> Copy<'a> {
 
     /// Hands over what the sessions read, while they read on.
     async fn rows(&mut self, mut crew: Crew) -> Result<()> {
+        let mut told = Instant::now();
         while let Some(piece) = crew.next().await? {
             self.bytes += piece.events.iter().map(Event::size).sum::<usize>();
             self.batch.events.extend(piece.events);
             if self.bytes >= batch_bytes(self.run) {
                 self.hand_over().await?;
+            }
+            if told.elapsed() >= TELL_INTERVAL
+                && let Some(copy) = self.run.stats.figures().copy
+            {
+                told = Instant::now();
+                tracing::info!("copying: {copy}");
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Figures of a running source, for `/status` and `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anabranch_core::{Epoch, Lsn};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::snapshot::{CopyFigures, Progress};
 use crate::value::Misfit;
 
 /// Counters and positions; every reader sees them grow.
@@ -36,6 +37,8 @@ pub struct SourceStats {
     /// attempts as they do.
     stuck_at: Mutex<Option<(Epoch, Lsn)>>,
     repaired: AtomicU64,
+    /// The copy of the tables that is under way.
+    copy: Mutex<Option<Arc<Progress>>>,
     misfits: [AtomicU64; Misfit::ALL.len()],
 }
 
@@ -61,6 +64,7 @@ impl Default for SourceStats {
             heartbeat: Mutex::default(),
             stuck_at: Mutex::default(),
             repaired: AtomicU64::default(),
+            copy: Mutex::default(),
             misfits: Default::default(),
         }
     }
@@ -84,6 +88,8 @@ pub struct SourceFigures {
     pub rows: u64,
     /// Rows copied by the initial snapshot.
     pub snapshot_rows: u64,
+    /// How far the initial snapshot is, while it is under way.
+    pub copy: Option<CopyFigures>,
     /// Rows looked up again for values that the stream left out.
     pub reread_rows: u64,
     /// Seconds that took, the waits for its bound included.
@@ -116,6 +122,7 @@ impl SourceStats {
             transactions: self.transactions(),
             rows: self.rows(),
             snapshot_rows: self.snapshot_rows(),
+            copy: lock(&self.copy).as_ref().map(|progress| progress.figures()),
             reread_rows: self.rereads(),
             reread_seconds: seconds(&self.reread_us),
             reread_waited_seconds: seconds(&self.reread_waited_us),
@@ -199,22 +206,22 @@ impl SourceStats {
 
     /// Remembers a place that the slot cannot pass, for the next attempt.
     pub(crate) fn stuck(&self, epoch: Epoch, at: Lsn) {
-        *self.stuck_at.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, at));
+        *lock(&self.stuck_at) = Some((epoch, at));
     }
 
     /// What was remembered.
     pub(crate) fn stuck_at(&self) -> Option<(Epoch, Lsn)> {
-        *self.stuck_at.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.stuck_at)
     }
 
     pub(crate) fn heartbeat_sent(&self, id: Uuid) {
-        let mut under_way = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = lock(&self.heartbeat);
         *under_way = Some((id, Instant::now()));
     }
 
     /// One that another process sent says nothing, since its clock is not ours.
     pub(crate) fn heartbeat_arrived(&self, id: Uuid) {
-        let mut under_way = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = lock(&self.heartbeat);
         if let Some((_, sent)) = under_way.take_if(|(sent, _)| *sent == id) {
             self.heartbeat_us.store(micros(sent.elapsed()), Ordering::Relaxed);
             self.heartbeats.fetch_add(1, Ordering::Relaxed);
@@ -278,9 +285,17 @@ impl SourceStats {
         add(&self.repaired, rows);
     }
 
+    pub(crate) fn copying(&self, progress: Option<Arc<Progress>>) {
+        *lock(&self.copy) = progress;
+    }
+
     pub(crate) fn copied(&self, rows: usize) {
         add(&self.snapshot_rows, rows);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -1,6 +1,6 @@
 //! From the snapshot to the stream: nothing is missing, and nothing comes twice.
 
-use anabranch_core::{ErrorKind, Phase, Source};
+use anabranch_core::{Change, ErrorKind, Event, Op, Phase, Source};
 use tokio::sync::oneshot;
 
 use crate::support::{Database, Follower, Replica, truth};
@@ -142,6 +142,82 @@ async fn a_table_rewritten_between_slot_and_copy_is_copied_all_the_same() {
     };
     tokio::join!(rewrite, follower.catch_up(&database));
     assert_eq!(follower.replica.present().len(), 5_000);
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    drop(follower);
+    database.drop().await;
+}
+
+/// Two ranges of a table, three of two partitions, one of what is small.
+const LARGE: &str = "
+    create table big (id int primary key, body text);
+    insert into big select n, repeat(md5(n::text), 62) from generate_series(1, 45000) n;
+    create table parted (id int primary key, body text) partition by range (id);
+    create table parted_1 partition of parted for values from (0) to (40000);
+    create table parted_2 partition of parted for values from (40000) to (100000);
+    insert into parted select n, repeat(md5(n::text), 62) from generate_series(1, 41000) n;
+    create table small (id int primary key, body text);
+    create table empty (id int primary key)";
+
+const COPYING: &str = "from pg_stat_activity
+    where datname = current_database() and state = 'active' and query like 'copy (%'";
+
+/// Every row once, though it is written to meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_tables_are_copied_in_ranges_by_several_sessions() {
+    let tables = ["public.big", "public.parted", "public.small", "public.empty"];
+    let database = Database::new(LARGE, &tables).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    let (stats, mut shown) = (follower.source.stats(), Vec::new());
+    let write = async {
+        database.wait_for(&format!("select count(*) > 2 {COPYING}")).await;
+        database
+            .run(
+                "update big set id = -id where id % 1000 = 0; delete from parted where id % 7 = 0;
+                 insert into big select n, 'new' from generate_series(100000, 100500) n;
+                 insert into small values (1, 'new')",
+            )
+            .await;
+    };
+    let read = async {
+        while follower.replica.cursor.as_ref().is_none_or(|c| c.phase != Phase::Streaming) {
+            follower.step().await.unwrap();
+            shown.extend(stats.figures().copy);
+        }
+    };
+    tokio::join!(write, read);
+    assert!(stats.figures().copy.is_none());
+    let last = shown.last().unwrap();
+    let names: Vec<&str> = last.tables.iter().map(|table| table.table.as_str()).collect();
+    assert_eq!(names[..2], ["public.big", "public.parted"], "the largest first");
+    assert!(last.bytes().1 > 150 << 20 && last.finished() >= 2, "{last}");
+    assert!(shown.is_sorted_by_key(|copy| (copy.rows(), copy.bytes().0)));
+    let is_read = |event: &&Event| matches!(event.change, Change::Row { op: Op::Read, .. });
+    assert_eq!(follower.replica.events.iter().filter(is_read).count(), 86_000);
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    drop(follower);
+    database.drop().await;
+}
+
+/// One session of many is as good as all: without it nothing is finished.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_while_it_copies_ends_the_copy() {
+    let database = Database::new(LARGE, &["public.big", "public.parted"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    let end = async {
+        database.wait_for(&format!("select count(*) > 2 {COPYING}")).await;
+        let end = format!(
+            "select count(pg_terminate_backend(pid)) from (select pid {COPYING}
+             order by backend_start desc limit 1) one"
+        );
+        assert_eq!(database.text(&end).await, "1");
+    };
+    let ((), error) = tokio::join!(end, follower.failure());
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    assert_eq!(follower.replica.cursor.as_ref().unwrap().phase, Phase::Snapshot);
+    let mut follower = Follower::start(&database, follower.kill()).await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.cursor.as_ref().unwrap().epoch.0, 1);
     assert_eq!(follower.replica.present(), truth(&database).await);
     drop(follower);
     database.drop().await;

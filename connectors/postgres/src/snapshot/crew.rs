@@ -25,6 +25,7 @@ use crate::error::{Context, from_sql};
 use crate::session::Session;
 use crate::source::abandoned;
 
+use super::progress::Progress;
 use super::ranges::{Range, Source};
 
 /// What is copied, and by whom.
@@ -34,8 +35,7 @@ pub(super) struct Work {
     pub(super) ranges: Vec<Range>,
     /// The next range that nobody has taken.
     next: AtomicUsize,
-    /// Ranges of each source that are not finished.
-    left: Vec<AtomicUsize>,
+    progress: Arc<Progress>,
     text_only: TextOnly,
     piece_bytes: usize,
 }
@@ -61,25 +61,28 @@ impl Work {
         text_only: TextOnly,
         piece_bytes: usize,
     ) -> Self {
-        let left: Vec<AtomicUsize> = sources.iter().map(|_| AtomicUsize::new(0)).collect();
+        let mut sizes = vec![(0, 0); sources.len()];
         for range in &ranges {
-            if let Some(left) = left.get(range.source) {
-                left.fetch_add(1, Ordering::Relaxed);
+            if let Some((bytes, count)) = sizes.get_mut(range.source) {
+                *bytes += range.bytes;
+                *count += 1;
             }
         }
-        Self { sources, ranges, next: AtomicUsize::new(0), left, text_only, piece_bytes }
+        let names = sources.iter().map(|source| source.table.full_name());
+        let tables = names.zip(sizes).map(|(name, (bytes, count))| (name, bytes, count));
+        let progress = Arc::new(Progress::new(tables));
+        Self { sources, ranges, next: AtomicUsize::new(0), progress, text_only, piece_bytes }
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// The next range that nobody has taken, which is the caller's now.
     fn take(&self) -> Option<(&Range, &Source)> {
         let range = self.ranges.get(self.next.fetch_add(1, Ordering::Relaxed))?;
         self.sources.get(range.source).map(|source| (range, source))
-    }
-
-    /// Whether the source of `range` is finished with it.
-    fn finish(&self, range: &Range) -> bool {
-        let left = self.left.get(range.source);
-        left.is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1)
     }
 }
 
@@ -134,8 +137,8 @@ impl Worker {
             self.range(range, source).await?;
             // Lets go of the locks on what was read, indexes and all: there may be thousands.
             self.session.batch_execute("rollback to savepoint range").await.doing(action)?;
-            if work.finish(range) {
-                tracing::info!(table = source.table.full_name(), "copied");
+            if let Some(rows) = work.progress.range(range.source, range.bytes) {
+                tracing::info!(table = source.table.full_name(), rows, "copied");
             }
         }
         self.hand_over().await
@@ -149,14 +152,17 @@ impl Worker {
             }
             _ => from_sql(error, format!("copy {}", source.table.full_name())),
         };
+        let mut count = 0;
         let mut rows = pin!(self.session.copy_out(&range.sql(source)).await.map_err(&failed)?);
         while let Some(row) = rows.next().await {
             let row = row.map_err(&failed)?;
-            self.rows.row(&source.relation, source.format, &row)?;
+            count += u64::from(self.rows.row(&source.relation, source.format, &row)?.is_some());
             if self.rows.bytes() >= self.work.piece_bytes {
+                self.work.progress.rows(range.source, std::mem::take(&mut count));
                 self.hand_over().await?;
             }
         }
+        self.work.progress.rows(range.source, count);
         Ok(())
     }
 
