@@ -15,24 +15,21 @@ use crate::report::median_of;
 use crate::scene::{DATABASE, Scene, TABLE};
 use crate::stage::{Outcome, Stage};
 use crate::workload::{self, Held, Tally, Truth};
-use crate::{Result, on_slot, source};
-
-/// Pairs of each shape unless `ANABRANCH_BENCH_PAIRS` says otherwise.
-const PAIRS: u64 = 5;
+use crate::{PAIRS, Result, on_slot, source};
 
 /// What is written.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    name: &'static str,
-    about: &'static str,
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
     /// The tables and a procedure that fills them; `None` for the workload of the other stages.
     schema: Option<&'static str>,
     /// What the name of the procedure ends with.
     load: &'static str,
-    tables: &'static [&'static str],
+    pub(crate) tables: &'static [&'static str],
 }
 
-const SHAPES: [Shape; 4] = [
+pub(crate) const SHAPES: [Shape; 4] = [
     Shape {
         name: "W1",
         about: "TPC-B-like, 4 rows a transaction",
@@ -97,7 +94,8 @@ pub(crate) async fn measure(scene: &mut Scene, changes: u64) -> Result<String> {
     Ok(table(&all))
 }
 
-async fn prepare(scene: &mut Scene, shape: Shape, changes: u64) -> Result<()> {
+/// Writes the changes of a shape, behind a slot.
+pub(crate) async fn prepare(scene: &mut Scene, shape: Shape, changes: u64) -> Result<()> {
     scene.tables = shape.tables.iter().map(|table| (*table).to_owned()).collect();
     workload::create(scene, shape.schema.unwrap_or(workload::SCHEMA)).await?;
     scene.begun = Some(source::begin(scene).await?);

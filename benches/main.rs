@@ -3,6 +3,8 @@
 //! ```text
 //! W1 to W4 ─▶ slot ─┬─ copy ─▶ pg_recvlogical                 five pairs of each
 //!                   └─ copy ─▶ source ─▶ nothing
+//! W2 to W4 ─▶ table ┬─ psql × 4 ─▶ /dev/null                  five pairs of each
+//!                   └─ source, snapshot ─▶ nothing
 //! workload ─▶ slot ─┬─ copy ─▶ pg_recvlogical                 three times, in turn
 //!                   ├─ copy ─▶ source ─▶ nothing
 //!                   └─ copy ─▶ source ─▶ log ─▶ each store    beside its floor
@@ -11,6 +13,7 @@
 //! Each stage is a process of its own. What went through is counted and compared with what the
 //! workload was: a run that is fast and wrong fails.
 
+mod copy;
 mod drain;
 mod floor;
 mod receive;
@@ -38,6 +41,9 @@ type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Resu
 const CHANGES: u64 = 500_000;
 /// Runs of each stage of the source unless `ANABRANCH_BENCH_ROUNDS` says otherwise.
 const ROUNDS: u64 = 3;
+
+/// Pairs of each shape unless `ANABRANCH_BENCH_PAIRS` says otherwise.
+const PAIRS: u64 = 5;
 
 /// The names of the floors in the table.
 const RECEIVE: &str = "pg_recvlogical";
@@ -95,9 +101,15 @@ async fn stages(scene: &mut Scene) -> Result<(Vec<Line>, String)> {
     let mut drained = String::new();
     if is_wanted("drain") {
         drained = drain::measure(scene, changes).await?;
-        if !wanted().is_empty() {
-            return Ok((Vec::new(), drained));
-        }
+    }
+    if is_wanted("copy") {
+        drained.push('\n');
+        drained.push_str(&copy::measure(scene, changes).await?);
+    }
+    if !wanted().is_empty()
+        && wanted().iter().all(|stage| matches!(stage.as_str(), "drain" | "copy"))
+    {
+        return Ok((Vec::new(), drained));
     }
     say(&format!("loading {changes} changes"));
     scene.tables = vec![scene::TABLE.to_owned()];
@@ -189,7 +201,7 @@ fn log_of(round: u64) -> String {
     format!("log-{round}")
 }
 
-/// What the command line asks for: `drain` alone; or `source`, `kafka` and names of stores; all if it is empty.
+/// What the command line asks for: `drain` and `copy` alone; or `source`, `kafka` and names of stores; all if it is empty.
 fn wanted() -> Vec<String> {
     env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect()
 }

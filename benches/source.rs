@@ -27,11 +27,22 @@ const WALSENDER: &str = "postgres";
 pub(crate) async fn begin(scene: &Scene) -> Result<Begun> {
     let (stop, retries) = (CancellationToken::new(), Retries::default());
     let mut source = PostgresSource::open(scene.source(DATABASE)?).await?;
-    let mut sink = First { tables: Vec::new(), cursor: None, stop: stop.clone() };
+    let mut sink = First { stop: stop.clone(), ..First::default() };
     pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
     retries.none()?;
     let cursor = sink.cursor.ok_or("the source did not begin")?;
     Ok(Begun { tables: sink.tables, cursor })
+}
+
+/// The source's first snapshot, into nothing.
+pub(crate) async fn snapshot(scene: &Scene, slot: &str) -> Result<Outcome> {
+    let (stop, retries) = (CancellationToken::new(), Retries::default());
+    let mut sink = First { stop: stop.clone(), ..First::default() };
+    let meter = Meter::start(None)?;
+    let mut source = PostgresSource::open(scene.source(slot)?).await?;
+    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
+    retries.none()?;
+    Ok(Outcome { tally: Tally { events: sink.events, ids: 0 }, usage: meter.stop()? })
 }
 
 /// Copies the run's slot.
@@ -134,9 +145,11 @@ impl Retries {
 }
 
 /// Takes the beginning of a log.
+#[derive(Default)]
 struct First {
     tables: Vec<Arc<Table>>,
     cursor: Option<SourceCursor>,
+    events: u64,
     stop: CancellationToken,
 }
 
@@ -151,6 +164,7 @@ impl Sink<LogBatch, SourceCursor> for First {
                 self.tables.push(Arc::clone(table));
             }
         }
+        self.events += u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
         self.cursor = Some(upto.clone());
         if upto.phase == Phase::Streaming {
             self.stop.cancel();

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::scene::{Scene, Store};
 use crate::usage::Usage;
 use crate::workload::Tally;
-use crate::{Result, floor, receive, source, store};
+use crate::{Result, copy, floor, receive, source, store};
 
 /// The first argument of a process that is a stage.
 pub(crate) const STAGE: &str = "--stage";
@@ -29,6 +29,13 @@ pub(crate) enum Stage {
     /// The source, decoded and encoded, into nothing.
     Null {
         /// A copy of the run's slot.
+        slot: String,
+    },
+    /// psql reads the table with several connections: the floor of the snapshot.
+    CopyOut,
+    /// The source's snapshot, decoded and encoded, into nothing.
+    Snapshot {
+        /// A slot of its own.
         slot: String,
     },
     /// The source into Kafka.
@@ -101,6 +108,8 @@ pub(crate) async fn perform() -> Result<()> {
     let outcome = match stage {
         Stage::Receive { slot } => receive::run(&scene, &slot).await,
         Stage::Null { slot } => source::null(&scene, &slot).await,
+        Stage::CopyOut => copy::out(&scene).await,
+        Stage::Snapshot { slot } => source::snapshot(&scene, &slot).await,
         Stage::Kafka { slot, log } => source::kafka(&scene, &slot, &log).await,
         Stage::Produce { log } => floor::produce(&scene, &log).await,
         Stage::Store { log, store } => store::run(&scene, &log, store).await,

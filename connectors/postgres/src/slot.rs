@@ -134,10 +134,11 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn slot() -> Slot {
+    /// One that is as it should be.
+    pub(crate) fn slot() -> Slot {
         Slot {
             name: "s".into(),
             plugin: Some("pgoutput".into()),

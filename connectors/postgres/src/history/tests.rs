@@ -8,27 +8,12 @@ use super::*;
 use crate::batch::tests::cursor;
 use crate::loss::Gap;
 use crate::membership::tests::{NOTHING, found};
+use crate::slot::tests::slot;
 
 const SERVER: Identity = Identity { system_id: 1, timeline: 1, flushed: Lsn(0x1000) };
 /// Timeline 1 ended at 0x100, timeline 2 at 0x400.
 const ANCESTORS: &[Ancestor] =
     &[Ancestor { timeline: 1, end: Lsn(0x100) }, Ancestor { timeline: 2, end: Lsn(0x400) }];
-
-fn slot() -> Slot {
-    Slot {
-        name: "s".into(),
-        plugin: Some("pgoutput".into()),
-        database: Some("db".into()),
-        temporary: false,
-        two_phase: false,
-        active_pid: None,
-        holder: None,
-        wal_status: Some("reserved".into()),
-        confirmed_flush: Some(Lsn(0x10)),
-        synced: None,
-        invalidation: None,
-    }
-}
 
 fn facts<'a>(cursor: Option<&'a SourceCursor>, slot: Option<&'a Slot>) -> Facts<'a> {
     let names = ("s", "db");
