@@ -53,6 +53,11 @@ pub(crate) fn history_lost(slot: &str, loss: Loss) -> Error {
     Error::new(ErrorKind::Lost, format!("go on with slot {slot}")).with_source(loss).with_help(help)
 }
 
+/// What the server or the connection said, if that is what an error is about.
+pub(crate) fn sql_cause(error: &Error) -> Option<&tokio_postgres::Error> {
+    StdError::source(error)?.downcast_ref()
+}
+
 /// Whether a query failed for a value in it that its type cannot have any more: an enum's label that
 /// was renamed, a domain that was narrowed.
 pub(crate) fn is_unfit(error: &tokio_postgres::Error) -> bool {
@@ -144,6 +149,9 @@ fn with_sqlstate(error: Error, code: &str) -> Error {
              and that pg_hba.conf lets it in",
         ),
         "3D000" => error.with_help("check the database in [source] url"),
+        "55P03" => {
+            error.with_help("a table is being altered: it is tried again until that has ended")
+        }
         "42501" => error.with_help("grant it to the role in [source] url"),
         _ => error,
     }

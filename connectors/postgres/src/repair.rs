@@ -32,7 +32,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use crate::catalog::{RawTable, Relation, load_by_name};
 use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
-use crate::error::{Context, bug, is_unfit};
+use crate::error::{Context, bug, is_unfit, sql_cause};
 use crate::key_text::key_texts;
 use crate::reread::wait_for_flush;
 use crate::session::Session;
@@ -175,7 +175,7 @@ impl Repairing<'_> {
         match self.look_for(session, (table, &relation), &texts).await {
             // The TRUNCATE takes away what was handed over before, and the copy, which comes after
             // it and of the same snapshot, brings back every such row that is there.
-            Err(error) if is_for_unfit_value(&error) => {
+            Err(error) if sql_cause(&error).is_some_and(is_unfit) => {
                 let name = table.full_name();
                 tracing::warn!(table = name, "its keys are none any more: copying it again");
                 execute(session, "rollback to savepoint keys").await?;
@@ -266,12 +266,6 @@ impl Repairing<'_> {
 
 async fn execute(session: &Session, sql: &str) -> Result<()> {
     session.batch_execute(sql).await.doing(|| "look for rows of a lost branch".to_owned())
-}
-
-/// Whether a text of a key is no value any more.
-fn is_for_unfit_value(error: &Error) -> bool {
-    let cause = std::error::Error::source(error);
-    cause.and_then(|cause| cause.downcast_ref()).is_some_and(is_unfit)
 }
 
 /// Whether a row cannot be looked for by the key that the log has of it.

@@ -11,8 +11,9 @@ use crate::batch::BatchBuilder;
 use crate::binary::{NO_BINARY_FORM, TextOnly};
 use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{OnLost, PostgresConfig, StreamingMode};
-use crate::error::{Context, from_wire, history_lost, lost};
+use crate::error::{Context, from_wire, history_lost, lost, sql_cause};
 use crate::feed::{Fed, Feed, FeedError};
+use crate::locks::is_taken;
 use crate::loss::Loss;
 use crate::membership::{self, Found};
 use crate::pgoutput::{self, Logical, Message, PluginOptions};
@@ -29,6 +30,9 @@ use crate::watchdog::{Pulse, Watchdog};
 
 /// Time between two looks at the publication: nothing in the stream says that a table left it.
 const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A look at the publication waits no longer than this for a lock.
+const NO_WAIT: &str = "set lock_timeout = '100ms'";
 
 /// What the server says of a slot that it has invalidated (`object_not_in_prerequisite_state`), and
 /// of one that is missing (`undefined_object`).
@@ -336,13 +340,26 @@ impl Streaming {
 
     /// A table that was taken out sends nothing any more, and looks as if nothing changed; one that
     /// was added again looks as if it had been there all the time.
+    ///
+    /// It does not wait for whoever alters a table, or the stream of all would stand still with it.
     async fn look_at_publication(&mut self) -> Result<()> {
         self.look_at = Instant::now() + PUBLICATION_INTERVAL;
+        let action = || "look at the publication".to_owned();
+        self.session.batch_execute(NO_WAIT).await.doing(action)?;
         let tables = membership::wanted(&self.catalog);
+        let found = self.published(&tables).await;
+        self.session.batch_execute("reset lock_timeout").await.doing(action)?;
+        match found {
+            Err(error) if sql_cause(&error).is_some_and(is_taken) => Ok(()),
+            found => self.builder.look(&found?).map_or(Ok(()), |loss| Err(self.lost(loss))),
+        }
+    }
+
+    /// By which rows the tables are published, all of them.
+    async fn published(&self, tables: &[membership::Wanted]) -> Result<Found> {
         let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
         publication::require_published(&self.session, &self.config.publications(), &oids).await?;
-        let found = Found::read(&self.session, &self.config, &tables).await?;
-        self.builder.look(&found).map_or(Ok(()), |loss| Err(self.lost(loss)))
+        Found::read(&self.session, &self.config, tables).await
     }
 
     /// What the policy accepts is found again, and accepted, by the next attempt.

@@ -1,8 +1,10 @@
 //! Publications that change under a source.
 
+use std::time::{Duration, Instant};
+
 use anabranch_core::ErrorKind;
 
-use crate::support::{Database, Follower, Replica};
+use crate::support::{Cluster, Database, Follower, Replica};
 
 const TABLES: &str = "create table t (id int primary key); create table u (id int primary key)";
 
@@ -88,4 +90,31 @@ async fn a_table_taken_out_of_the_publication_is_noticed() {
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
     assert!(error.report().contains("source accept --gap"), "{error:?}");
     database.drop().await;
+}
+
+/// From PostgreSQL 16 on a look at the publication opens its tables: a migration that takes long holds
+/// back its own table, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_being_altered_holds_no_other_back() {
+    let server = Cluster::new(&[]).await;
+    let sql = "create table a (id int primary key); create table b (id int primary key)";
+    let database = server.database(sql, &["public.a", "public.b"]).await;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    let migration = database.connect().await;
+    migration.batch_execute("begin; alter table b add column x int").await.unwrap();
+    let began = Instant::now();
+    let mut rows = 0;
+    // Beyond two looks.
+    while began.elapsed() < Duration::from_secs(12) {
+        rows += 1;
+        database.run(&format!("insert into a values ({rows})")).await;
+        follower.catch_up(&database).await;
+        assert_eq!(follower.replica.letters().len(), rows);
+    }
+    migration.batch_execute("commit").await.unwrap();
+    // And a look is taken again.
+    database.run("alter publication anabranch drop table b").await;
+    let error = follower.failure().await;
+    assert!(error.report().contains("public.b"), "{error:?}");
 }

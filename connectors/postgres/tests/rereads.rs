@@ -267,25 +267,24 @@ async fn row_level_security_is_an_error_and_not_an_absence() {
 }
 
 /// A look at rows stands in no line for a lock, or the server would end a migration to untie the two.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_migration_of_two_tables_does_not_fall_over_a_look_at_them() {
-    let sql = DOCUMENTS.replace("documents", "others");
-    let database =
-        Database::new(&format!("{DOCUMENTS}; {sql}"), &["public.documents", "public.others"]).await;
+    let server = Cluster::new(&[]).await;
+    let sql = format!("{DOCUMENTS}; {}", DOCUMENTS.replace("documents", "others"));
+    let database = server.database(&sql, &["public.documents", "public.others"]).await;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
-    let replica = follower.release(&database).await;
+    server.freeze("walsender").await;
     database.run("update documents set n = 1; update others set n = 1").await;
     let migration = database.connect().await;
     migration.batch_execute("begin; alter table others add column x int").await.unwrap();
-    let mut follower = Follower::start(&database, replica).await;
+    server.thaw("walsender").await;
     let looking = tokio::time::timeout(Duration::from_secs(2), follower.catch_up(&database)).await;
     assert!(looking.is_err(), "it waits for the table");
     let sql = "alter table documents add column x int; commit";
     migration.batch_execute(sql).await.expect("it is in nobody's way");
     follower.catch_up(&database).await;
     assert_eq!((follower.replica.letters().len(), marked(&follower.replica)), (10, 0));
-    end(database, follower).await;
 }
 
 /// A transaction is decoded before others may see it: the look at its rows waits.

@@ -132,12 +132,21 @@ impl Cluster {
         self.end("-KILL").await;
     }
 
-    /// Stops one of its processes where it is, for good: `walwriter`, for example.
+    /// Stops one of its processes where it is: `walwriter`, for example.
     pub(crate) async fn freeze(&self, backend_type: &str) {
+        self.signal(backend_type, "-STOP").await;
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn thaw(&self, backend_type: &str) {
+        self.signal(backend_type, "-CONT").await;
+    }
+
+    async fn signal(&self, backend_type: &str, signal: &str) {
         let query =
             format!("select pid from pg_stat_activity where backend_type = '{backend_type}'");
         let pid = self.text(&query).await;
-        must(Command::new("kill").args(["-STOP", &pid]).output().unwrap());
+        must(Command::new("kill").args([signal, &pid]).output().unwrap());
     }
 
     /// Starts it again, on the same port, and waits until it answers.
