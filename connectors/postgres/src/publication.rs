@@ -54,6 +54,11 @@ impl<'a> Wanted<'a> {
         Self { name: name.to_owned(), append_only, tables }
     }
 
+    /// Whether it would publish nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
     pub(crate) fn oids(&self) -> Vec<u32> {
         self.tables.iter().map(|table| table.oid).collect()
     }

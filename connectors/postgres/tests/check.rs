@@ -31,6 +31,31 @@ async fn as_role(database: &Database, sql: &str) -> PostgresConfig {
     PostgresConfig { url, ..database.config.clone() }
 }
 
+/// The SQL for the publication can be run, and does the application no harm, whatever else is to be
+/// mended.
+#[tokio::test]
+async fn the_sql_for_a_publication_leaves_out_what_must_be_mended_first() {
+    let database = Database::new(
+        "create table t (id int primary key); create table keyless (id int);
+         create unlogged table u (id int primary key); create view w as select 1 as id;
+         insert into keyless values (1)",
+        &["public.t", "public.keyless", "public.u", "public.w"],
+    )
+    .await;
+    let grants = "create role ROLE login replication password 'p';
+        grant select on all tables in schema public to ROLE";
+    let config = as_role(&database, grants).await;
+    let findings = check(&config).await;
+    let without = "without public.keyless, public.u, public.w: mend that first";
+    finds(&findings, (Level::Blocker, "publication"), without);
+    let help = findings.iter().find_map(|found| found.help.split_once("on the database: "));
+    let sql = help.unwrap().1.split_once(';').unwrap().0;
+    database.run(&format!("{sql}; update keyless set id = 2")).await;
+    let role = &database.config.slot;
+    database.run(&format!("drop owned by {role}; drop role {role}")).await;
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn settings_of_the_server() {
     let mut cluster = Cluster::new(&[

@@ -103,6 +103,12 @@ impl RawTable {
         self.obstacle().map_or(Ok(()), Err)
     }
 
+    /// Whether a publication of it can be made, and does the application no harm.
+    pub(crate) fn is_publishable(&self) -> bool {
+        let is_table = matches!(self.kind, 'r' | 'p') && !self.is_partition;
+        is_table && self.persistence == 'p' && (self.append_only || identity_of(self).is_ok())
+    }
+
     /// What keeps it from being read.
     pub(crate) fn obstacle(&self) -> Option<Error> {
         let name = self.full_name();

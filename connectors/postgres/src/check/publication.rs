@@ -49,14 +49,18 @@ pub(super) async fn look(
     findings: &mut Findings,
 ) -> Result<()> {
     let ours = facts.config.publications();
+    // What is wrong with the others is said of them; a publication of theirs would have the server
+    // refuse it, or the application's own statements.
+    let (fit, unfit): (Vec<RawTable>, Vec<RawTable>) =
+        tables.iter().cloned().partition(RawTable::is_publishable);
     for name in &ours {
-        let wanted = Wanted::new(facts.config, name, tables);
+        let wanted = Wanted::new(facts.config, name, &fit);
         match Publication::read(&facts.session, facts.config, name).await? {
             Some(publication) => {
                 let seen = format!("{name} publishes the tables that are read");
                 findings.each("publication", &publication.obstacles(&wanted), seen);
             }
-            None => missing(facts, &wanted, findings).await?,
+            None => missing(facts, (&wanted, &unfit), findings).await?,
         }
     }
     for effects in effects(facts).await? {
@@ -69,7 +73,11 @@ pub(super) async fn look(
 }
 
 /// Whether the publication that is missing could be created.
-async fn missing(facts: &Facts<'_>, wanted: &Wanted<'_>, findings: &mut Findings) -> Result<()> {
+async fn missing(
+    facts: &Facts<'_>,
+    (wanted, unfit): (&Wanted<'_>, &[RawTable]),
+    findings: &mut Findings,
+) -> Result<()> {
     let name = &wanted.name;
     if let Some(slot) = Slot::read(&facts.session, &facts.config.slot).await? {
         findings.block(
@@ -87,11 +95,20 @@ async fn missing(facts: &Facts<'_>, wanted: &Wanted<'_>, findings: &mut Findings
     let may: bool = row.and_then(|row| row.try_get(0)).doing(|| "look at privileges".to_owned())?;
     if may {
         findings.fine("publication", format!("{name} will be created"));
-    } else {
-        let seen = format!("{name} does not exist, and the role may not create it");
-        let help = format!("let the owner of the tables run: {}", wanted.create_sql());
-        findings.block("publication", seen, help);
+        return Ok(());
     }
+    let seen = format!("{name} does not exist, and the role may not create it");
+    let mut help = if wanted.is_empty() {
+        "mend the tables first, then run check again".to_owned()
+    } else {
+        let sql = wanted.create_sql();
+        format!("let the owner of the tables run it, with CREATE on the database: {sql}")
+    };
+    if !wanted.is_empty() && !unfit.is_empty() {
+        let names: Vec<String> = unfit.iter().map(RawTable::full_name).collect();
+        help = format!("{help} (without {}: mend that first)", names.join(", "));
+    }
+    findings.block("publication", seen, help);
     Ok(())
 }
 
