@@ -93,7 +93,8 @@ pub fn resume(
             "it belongs to generation {} of log {}, and this is generation {} of log {}",
             cursor.generation, cursor.log, partition.generation, partition.log
         );
-        let help = "empty the store of this table, then run `anabranch resume SINK`";
+        let help = "empty the store of this table, its progress included (docs/operating.md, \"Filling one store \
+                    anew\"), then run `anabranch resume SINK`";
         return Err(lost(partition, seen).with_help(help));
     }
     let held = cursor.map_or(0, |cursor| cursor.resets);

@@ -47,7 +47,10 @@ pub async fn diagnose(
     let facts = (identity, Some(after));
     let mut gathered = Gathered::read(config, &session, &mut replication, facts).await?;
     if let Some(error) = gathered.in_use() {
-        return Err(error);
+        return Err(error.with_help(
+            "while the slot is read there is nothing to accept: `anabranch status` says how the source \
+             is; a reader that is not ours has to end first",
+        ));
     }
     gathered.ask_of_drop(dropped, Some(after)).await?;
     let facts = gathered.facts(config, Some(after));

@@ -210,8 +210,9 @@ impl Loss {
     pub(crate) fn help(&self) -> String {
         let first = match self {
             Self::LogWiped => {
-                return "bring the log's topics back, or begin anew: `anabranch teardown`, empty the \
-                        stores, `anabranch run`"
+                return "if the slot is another program's, choose another name in [source] slot; if it \
+                        is this log's, bring the log's topics back, or begin anew: `anabranch \
+                        teardown`, which drops the slot, empty the stores, `anabranch run`"
                     .to_owned();
             }
             Self::EpochsUsedUp => {
@@ -219,7 +220,8 @@ impl Loss {
                     .to_owned();
             }
             Self::DroppedByGuard { copied: false, .. } => {
-                return "`anabranch source accept --snapshot` copies every table again".to_owned();
+                return "`anabranch source accept --snapshot --yes` copies every table again"
+                    .to_owned();
             }
             Self::SlotMissing { .. }
             | Self::SlotInvalidated { .. }
@@ -237,14 +239,15 @@ impl Loss {
                 "point [source] url at the primary that the log was written from, or its successor; "
             }
             Self::PublicationMissing { .. } => {
-                return "`anabranch source accept --snapshot` makes publication and slot anew and \
-                        copies every table again"
+                return "`anabranch source accept --snapshot --yes` makes publication and slot anew and \
+                        copies every table again; if another publication was meant, set [source] \
+                        publication"
                     .to_owned();
             }
         };
         format!(
-            "{first}`anabranch source accept --snapshot` copies every table again, `anabranch source \
-             accept --gap` goes on without what is missing{}",
+            "{first}`anabranch source accept --snapshot --yes` copies every table again, `anabranch \
+             source accept --gap --yes` goes on without what is missing{}",
             self.prevention()
         )
     }
