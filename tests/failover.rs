@@ -51,8 +51,10 @@ impl Pair {
         Self { world, address, primary, standby }
     }
 
-    /// Brings the slot onto the standby, once the daemon reads it.
+    /// Brings the slot onto the standby, once the daemon reads it: it is there before the tables are
+    /// copied, and a TRUNCATE before that makes another one.
     async fn carry_slot(&mut self) {
+        self.world.wait_equal_in(&["cache"]).await;
         let Self { world, primary, standby, .. } = self;
         let carried = async || {
             if primary.syncs_slots().await {

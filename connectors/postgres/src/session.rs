@@ -23,8 +23,7 @@ pub(crate) const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What every session of ours has set, so that values have one text form, and nothing that the
-/// role or the database has set hides rows or cuts a long statement short. Only waits for locks end,
-/// by a name: from PostgreSQL 16 on a look at a publication waits for whoever alters its tables.
+/// role or the database has set hides rows or cuts a long statement short.
 pub(crate) const SETTINGS: &[(&str, &str)] = &[
     ("DateStyle", "ISO"),
     ("TimeZone", "UTC"),
@@ -35,7 +34,7 @@ pub(crate) const SETTINGS: &[(&str, &str)] = &[
     ("row_security", "off"),
     ("search_path", "pg_catalog"),
     ("statement_timeout", "0"),
-    ("lock_timeout", "10s"),
+    ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("idle_session_timeout", "0"),
     ("synchronous_commit", "local"),
