@@ -55,6 +55,7 @@ mod teardown;
 mod tls;
 mod transaction;
 mod value;
+mod wait;
 mod watchdog;
 
 pub use accept::{Diagnosis, diagnose};

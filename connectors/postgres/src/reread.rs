@@ -30,23 +30,18 @@ use tokio_postgres::Client;
 use crate::catalog::{Leaves, Relation};
 use crate::config::PostgresConfig;
 use crate::error::Context;
-use crate::locks::Wait;
+use crate::locks;
 use crate::pgoutput::Value;
 use crate::row::RowWriter;
 use crate::server::{Server, names};
 use crate::transaction::{Draft, Merged, Missing};
-use lookup::{Current, Locked, LookedUp, current_names, lock, look_up};
+use crate::wait::Wait;
+use lookup::{Current, LookedUp, current_names, lock, look_up};
 use pace::Pace;
 use repairs::Repairs;
 use settle::{Fates, settle};
 use visibility::Snapshot;
 
-/// The first wait for a transaction to become visible, or for the WAL to be flushed.
-const BACKOFF_MIN: Duration = Duration::from_millis(2);
-/// The longest: what we wait for is a commit that is under way.
-const BACKOFF_MAX: Duration = Duration::from_millis(200);
-/// A wait that somebody should know of.
-const LONG_WAIT: Duration = Duration::from_secs(10);
 /// How long the server may take to flush by itself before it is asked to.
 const FLUSH_WAIT: Duration = Duration::from_millis(50);
 
@@ -183,26 +178,17 @@ impl Reread {
     ) -> Result<(FoundRows, Fates)> {
         // Tables whose keys cannot even be asked for.
         let mut unfit = BTreeSet::new();
-        let began = Instant::now();
-        let mut backoff = BACKOFF_MIN;
-        let mut wait = Wait::default();
-        let mut told = false;
+        // Each is told of by itself.
+        let (mut for_locks, mut for_commits) = (Wait::begin(), Wait::begin());
         let oids: BTreeSet<u32> = wanted.keys().map(|(oid, _)| *oid).collect();
         loop {
             let names = current_names(client, &oids).await?;
             // The locks come before the snapshot: a rewrite of the table that comes in between
             // would make it look empty.
-            match lock(client, &names).await? {
-                Locked::Yes => {}
-                Locked::Renamed => {
-                    finish(client, "rollback").await?;
-                    continue;
-                }
-                Locked::Taken(error) => {
-                    finish(client, "rollback").await?;
-                    wait.pause(&error).await;
-                    continue;
-                }
+            if let Some(error) = lock(client, &names).await? {
+                finish(client, "rollback").await?;
+                locks::pause(&mut for_locks, &error).await;
+                continue;
             }
             let snapshot = Snapshot::take(client).await?;
             match xids.iter().find(|xid| !snapshot.sees(**xid)) {
@@ -219,16 +205,14 @@ impl Reread {
                         continue;
                     }
                 },
-                Some(xid) if !told && began.elapsed() > LONG_WAIT => {
+                Some(xid) if for_commits.is_to_be_told() => {
                     tracing::warn!(xid, "a committed transaction is not visible yet");
-                    told = true;
                     self.refuse_deadlock(client).await?;
                 }
                 Some(_) => {}
             }
             finish(client, "rollback").await?;
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            for_commits.pause().await;
         }
     }
 
@@ -352,18 +336,16 @@ pub(crate) async fn wait_for_flush(client: &Client) -> Result<Lsn> {
     };
     let (inserted, segment_bytes) = position("pg_current_wal_insert_lsn()").await?;
     let target = visibility::end_of_records(inserted, segment_bytes);
-    let began = Instant::now();
-    let mut backoff = BACKOFF_MIN;
+    let mut wait = Wait::begin();
     let mut asked = false;
     while position("pg_current_wal_flush_lsn()").await?.0 < target {
-        if !asked && began.elapsed() > FLUSH_WAIT {
+        if !asked && wait.elapsed() > FLUSH_WAIT {
             // Without a commit the tail of the WAL may stay where it is for a while.
             asked = true;
             let sql = "select pg_logical_emit_message(true, 'anabranch', 'flush')";
             client.batch_execute(sql).await.doing(action)?;
         }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        wait.pause().await;
     }
     Ok(target)
 }

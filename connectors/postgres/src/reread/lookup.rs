@@ -58,36 +58,24 @@ pub(super) async fn current_names(client: &Client, oids: &BTreeSet<u32>) -> Resu
     pairs.collect::<Result<_, tokio_postgres::Error>>().doing(action)
 }
 
-/// What became of a try to lock tables.
-pub(super) enum Locked {
-    Yes,
-    /// One of them was renamed or dropped meanwhile: look again.
-    Renamed,
-    /// Somebody alters one of them.
-    Taken(tokio_postgres::Error),
-}
-
-/// Begins a transaction and locks the tables; its snapshot is not taken yet. Unless they are locked,
-/// the transaction is to be rolled back.
-pub(super) async fn lock(client: &Client, names: &Names) -> Result<Locked> {
+/// Begins a transaction and locks the tables; its snapshot is not taken yet. `Some` if they are not
+/// to be had now: somebody alters one of them, or has renamed or dropped it. Roll back then, and look
+/// again.
+pub(super) async fn lock(client: &Client, names: &Names) -> Result<Option<tokio_postgres::Error>> {
     client.batch_execute("begin isolation level repeatable read read only").await.doing(action)?;
     let names: Vec<String> = names.values().cloned().collect();
     if names.is_empty() {
-        return Ok(Locked::Yes);
+        return Ok(None);
     }
     match client.batch_execute(&lock_sql(&names)).await {
-        Ok(()) => Ok(Locked::Yes),
-        Err(error) if is_taken(&error) => Ok(Locked::Taken(error)),
-        Err(error)
-            if matches!(
-                error.code(),
-                Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)
-            ) =>
-        {
-            Ok(Locked::Renamed)
-        }
+        Ok(()) => Ok(None),
+        Err(error) if is_taken(&error) || is_gone(&error) => Ok(Some(error)),
         Err(error) => Err(error).doing(action),
     }
+}
+
+fn is_gone(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME))
 }
 
 /// What a look at the rows brought.
