@@ -149,9 +149,6 @@ fn with_sqlstate(error: Error, code: &str) -> Error {
              and that pg_hba.conf lets it in",
         ),
         "3D000" => error.with_help("check the database in [source] url"),
-        "55P03" => {
-            error.with_help("a table is being altered: it is tried again until that has ended")
-        }
         "42501" => error.with_help("grant it to the role in [source] url"),
         _ => error,
     }

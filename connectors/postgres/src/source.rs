@@ -160,7 +160,7 @@ impl PostgresSource {
                     "another session has it now: a process that waited, or our own, which the \
                      server has not given up yet",
                 )
-                .with_help("nothing, if another process reads this source: it is tried again"));
+                .with_help("there is nothing to do: it is tried again"));
         }
         self.lock = lock;
         Ok(())

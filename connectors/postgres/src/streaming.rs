@@ -34,10 +34,6 @@ const PUBLICATION_INTERVAL: Duration = Duration::from_secs(5);
 /// A look at the publication waits no longer than this for a lock.
 const NO_WAIT: &str = "set lock_timeout = '100ms'";
 
-/// What the server says of a slot that it has invalidated (`object_not_in_prerequisite_state`), and
-/// of one that is missing (`undefined_object`).
-const SLOT_LOST: [&str; 2] = ["55000", "42704"];
-
 /// A running stream and what is made of it.
 pub(crate) struct Streaming {
     config: Arc<PostgresConfig>,
@@ -73,9 +69,7 @@ enum Turn<'a> {
 /// plan of the next attempt, and lost by its name.
 fn not_started(error: WireError, slot: &str) -> Error {
     let action = format!("start replication from slot {slot}");
-    if let WireError::Server(server) = &error
-        && SLOT_LOST.contains(&server.code.as_str())
-    {
+    if error.is_lost_slot() {
         return Error::new(ErrorKind::Transient, action).with_source(error);
     }
     from_wire(error, action)

@@ -7,9 +7,11 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::fields::Fields;
 
-/// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped.
-pub(super) const SKIPPED_PUBLICATION: &str = "55000";
-/// `undefined_object`: the code of the error that a publication does not exist, up to PostgreSQL 17.
+/// `object_not_in_prerequisite_state`: the code of the notice that a publication was skipped, and of
+/// the error that a slot was invalidated.
+pub(super) const NOT_IN_STATE: &str = "55000";
+/// `undefined_object`: the code of the error that a slot does not exist, and up to PostgreSQL 17 of
+/// that a publication does not.
 const UNDEFINED_OBJECT: &str = "42704";
 
 /// A message of the server: a tag and what it says.
@@ -53,6 +55,12 @@ impl WireError {
     pub(crate) fn is_missing_publication(&self) -> bool {
         matches!(self, Self::PublicationSkipped(_))
             || matches!(self, Self::Server(error) if error.code == UNDEFINED_OBJECT)
+    }
+
+    /// Whether a slot that replication was to start from is missing or was invalidated.
+    pub(crate) fn is_lost_slot(&self) -> bool {
+        let Self::Server(error) = self else { return false };
+        [NOT_IN_STATE, UNDEFINED_OBJECT].contains(&error.code.as_str())
     }
 }
 
@@ -109,8 +117,7 @@ impl Frame {
     /// that, and its rows are lost.
     pub(super) fn skipped_publication(&self) -> Option<WireError> {
         let notice = self.server_error();
-        (notice.code == SKIPPED_PUBLICATION)
-            .then(|| WireError::PublicationSkipped(Box::new(notice)))
+        (notice.code == NOT_IN_STATE).then(|| WireError::PublicationSkipped(Box::new(notice)))
     }
 
     /// The body as an error or a notice.

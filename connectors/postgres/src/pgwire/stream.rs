@@ -121,7 +121,7 @@ impl ReplicationStream {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::SKIPPED_PUBLICATION;
+    use super::super::frame::NOT_IN_STATE;
     use super::*;
     use bytes::BufMut;
     use futures::FutureExt;
@@ -196,7 +196,7 @@ mod tests {
         let (mut stream, mut server) = stream();
         server.write_all(&[notice("01000"), data(b"x")].concat()).await.unwrap();
         assert_eq!(stream.next().await.unwrap(), Streamed::Data(Bytes::from_static(b"x")));
-        server.write_all(&notice(SKIPPED_PUBLICATION)).await.unwrap();
+        server.write_all(&notice(NOT_IN_STATE)).await.unwrap();
         let error = stream.next().await.unwrap_err();
         assert!(matches!(error, WireError::PublicationSkipped(_)), "{error}");
     }
