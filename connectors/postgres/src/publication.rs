@@ -54,9 +54,10 @@ impl<'a> Wanted<'a> {
         Self { name: name.to_owned(), append_only, tables }
     }
 
-    /// Whether it would publish nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.tables.is_empty()
+    /// The tables' names, for people.
+    pub(crate) fn table_names(&self) -> String {
+        let names = self.tables.iter().map(|table| table.full_name());
+        names.collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn oids(&self) -> Vec<u32> {

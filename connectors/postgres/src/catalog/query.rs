@@ -103,46 +103,49 @@ impl RawTable {
         self.obstacle().map_or(Ok(()), Err)
     }
 
-    /// Whether a publication of it can be made, and does the application no harm.
-    pub(crate) fn is_publishable(&self) -> bool {
-        let is_table = matches!(self.kind, 'r' | 'p') && !self.is_partition;
-        is_table && self.persistence == 'p' && (self.append_only || identity_of(self).is_ok())
-    }
-
     /// What keeps it from being read.
     pub(crate) fn obstacle(&self) -> Option<Error> {
+        self.unpublishable().or_else(|| self.unreadable())
+    }
+
+    /// What keeps it from being published, or would have the server refuse the application's own
+    /// changes of it if it were.
+    pub(crate) fn unpublishable(&self) -> Option<Error> {
         let name = self.full_name();
-        let refuse = |why: &str, help: String| {
-            let error = Error::new(ErrorKind::Config, format!("read {name}"));
-            Some(error.with_source(why.to_owned()).with_help(help))
-        };
         if !matches!(self.kind, 'r' | 'p') {
-            return refuse("it is not a table", "take it out of [source] tables".to_owned());
+            let help = "take it out of [source] tables".to_owned();
+            return Some(self.refuse("it is not a table", help));
         }
         if self.is_partition {
-            return refuse("it is a partition", "name the partitioned table instead".to_owned());
+            let help = "name the partitioned table instead".to_owned();
+            return Some(self.refuse("it is a partition", help));
         }
         if self.persistence != 'p' {
-            return refuse(
-                "it is unlogged or temporary, and never replicated",
-                format!("ALTER TABLE {name} SET LOGGED;"),
-            );
+            let help = format!("ALTER TABLE {name} SET LOGGED;");
+            return Some(self.refuse("it is unlogged or temporary, and never replicated", help));
         }
+        let identity = if self.append_only { None } else { identity_of(self).err() };
+        identity.map(|reason| reason.error(&name))
+    }
+
+    /// What keeps us from its rows.
+    fn unreadable(&self) -> Option<Error> {
         match self.access {
-            Access::Full => {}
+            Access::Full => None,
             Access::None => {
-                let help = format!("GRANT SELECT ON {name} TO <role>;");
-                return refuse("SELECT is not granted", help);
+                let help = format!("GRANT SELECT ON {} TO <role>;", self.full_name());
+                Some(self.refuse("SELECT is not granted", help))
             }
             Access::RowsHidden => {
                 let help = "ALTER ROLE <role> BYPASSRLS;".to_owned();
-                return refuse("row-level security hides rows of it", help);
+                Some(self.refuse("row-level security hides rows of it", help))
             }
         }
-        if self.append_only {
-            return None;
-        }
-        identity_of(self).err().map(|reason| reason.error(&name))
+    }
+
+    fn refuse(&self, why: &'static str, help: String) -> Error {
+        let error = Error::new(ErrorKind::Config, format!("read {}", self.full_name()));
+        error.with_source(why).with_help(help)
     }
 
     /// Whether the column is part of what identifies a row.

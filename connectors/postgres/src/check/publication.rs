@@ -52,15 +52,16 @@ pub(super) async fn look(
     // What is wrong with the others is said of them; a publication of theirs would have the server
     // refuse it, or the application's own statements.
     let (fit, unfit): (Vec<RawTable>, Vec<RawTable>) =
-        tables.iter().cloned().partition(RawTable::is_publishable);
+        tables.iter().cloned().partition(|table| table.unpublishable().is_none());
     for name in &ours {
-        let wanted = Wanted::new(facts.config, name, &fit);
+        let of = |tables| Wanted::new(facts.config, name, tables);
+        let wanted = of(&fit);
         match Publication::read(&facts.session, facts.config, name).await? {
             Some(publication) => {
                 let seen = format!("{name} publishes the tables that are read");
                 findings.each("publication", &publication.obstacles(&wanted), seen);
             }
-            None => missing(facts, (&wanted, &unfit), findings).await?,
+            None => missing(facts, (&wanted, &of(&unfit)), findings).await?,
         }
     }
     for effects in effects(facts).await? {
@@ -75,7 +76,7 @@ pub(super) async fn look(
 /// Whether the publication that is missing could be created.
 async fn missing(
     facts: &Facts<'_>,
-    (wanted, unfit): (&Wanted<'_>, &[RawTable]),
+    (wanted, unfit): (&Wanted<'_>, &Wanted<'_>),
     findings: &mut Findings,
 ) -> Result<()> {
     let name = &wanted.name;
@@ -98,16 +99,13 @@ async fn missing(
         return Ok(());
     }
     let seen = format!("{name} does not exist, and the role may not create it");
-    let mut help = if wanted.is_empty() {
-        "mend the tables first, then run check again".to_owned()
-    } else {
-        let sql = wanted.create_sql();
-        format!("let the owner of the tables run it, with CREATE on the database: {sql}")
+    let sql = wanted.create_sql();
+    let run = format!("let the owner of the tables run it, with CREATE on the database: {sql}");
+    let help = match (wanted.table_names().as_str(), unfit.table_names().as_str()) {
+        ("", _) => "mend the tables first, then run check again".to_owned(),
+        (_, "") => run,
+        (_, unfit) => format!("{run} (without {unfit}: mend that first)"),
     };
-    if !wanted.is_empty() && !unfit.is_empty() {
-        let names: Vec<String> = unfit.iter().map(RawTable::full_name).collect();
-        help = format!("{help} (without {}: mend that first)", names.join(", "));
-    }
     findings.block("publication", seen, help);
     Ok(())
 }
