@@ -20,8 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
-    Error, ErrorKind, Event, LogBatch, Lsn, Membership, Phase, Position, Result, SourceCursor,
-    Split,
+    Error, ErrorKind, LogBatch, Lsn, Membership, Phase, Position, Result, SourceCursor, Split,
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio::time::Instant;
@@ -79,10 +78,8 @@ pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCu
     let sessions: Vec<_> = opened.sessions.into_iter().map(|session| (session, rows())).collect();
     let piece_bytes = batch_bytes(run).div_ceil(sessions.len() * PIECES);
     let work = Work::new((opened.sources, opened.ranges), run.text_only.clone(), piece_bytes);
-    run.stats.copying(Some(work.progress()));
-    let copied = copy.rows(Crew::begin(opened.locks, sessions, work)).await;
-    run.stats.copying(None);
-    copied?;
+    run.stats.copying(work.progress());
+    copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
     copy.finish().await
 }
 
@@ -290,8 +287,8 @@ impl<'a> Copy<'a> {
     /// Hands over what the sessions read, while they read on.
     async fn rows(&mut self, mut crew: Crew) -> Result<()> {
         let mut told = Instant::now();
-        while let Some(piece) = crew.next().await? {
-            self.bytes += piece.events.iter().map(Event::size).sum::<usize>();
+        while let Some((bytes, piece)) = crew.next().await? {
+            self.bytes += bytes;
             self.batch.events.extend(piece.events);
             if self.bytes >= batch_bytes(self.run) {
                 self.hand_over().await?;

@@ -1,7 +1,7 @@
 //! Figures of a running source, for `/status` and `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anabranch_core::{Epoch, Lsn};
@@ -38,7 +38,7 @@ pub struct SourceStats {
     stuck_at: Mutex<Option<(Epoch, Lsn)>>,
     repaired: AtomicU64,
     /// The copy of the tables that is under way.
-    copy: Mutex<Option<Arc<Progress>>>,
+    copy: Mutex<Weak<Progress>>,
     misfits: [AtomicU64; Misfit::ALL.len()],
 }
 
@@ -122,7 +122,7 @@ impl SourceStats {
             transactions: self.transactions(),
             rows: self.rows(),
             snapshot_rows: self.snapshot_rows(),
-            copy: lock(&self.copy).as_ref().map(|progress| progress.figures()),
+            copy: lock(&self.copy).upgrade().map(|progress| progress.figures()),
             reread_rows: self.rereads(),
             reread_seconds: seconds(&self.reread_us),
             reread_waited_seconds: seconds(&self.reread_waited_us),
@@ -285,8 +285,9 @@ impl SourceStats {
         add(&self.repaired, rows);
     }
 
-    pub(crate) fn copying(&self, progress: Option<Arc<Progress>>) {
-        *lock(&self.copy) = progress;
+    /// A copy is under way, for as long as somebody else has its `progress`.
+    pub(crate) fn copying(&self, progress: &Arc<Progress>) {
+        *lock(&self.copy) = Arc::downgrade(progress);
     }
 
     pub(crate) fn copied(&self, rows: usize) {

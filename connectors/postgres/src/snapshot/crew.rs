@@ -28,11 +28,14 @@ use crate::source::abandoned;
 use super::progress::Progress;
 use super::ranges::{Range, Source};
 
-/// What is copied, and by whom.
+/// Rows that were read, and their bytes.
+type Piece = (usize, LogBatch);
+
+/// What is copied.
 #[derive(Debug)]
 pub(super) struct Work {
-    pub(super) sources: Vec<Source>,
-    pub(super) ranges: Vec<Range>,
+    sources: Vec<Source>,
+    ranges: Vec<Range>,
     /// The next range that nobody has taken.
     next: AtomicUsize,
     progress: Arc<Progress>,
@@ -42,7 +45,7 @@ pub(super) struct Work {
 
 /// The sessions at work.
 pub(super) struct Crew {
-    pieces: mpsc::Receiver<Result<LogBatch>>,
+    pieces: mpsc::Receiver<Result<Piece>>,
     /// The session that has the locks.
     locks: Arc<Session>,
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -52,7 +55,7 @@ struct Worker {
     session: Arc<Session>,
     work: Arc<Work>,
     rows: Copying,
-    pieces: mpsc::Sender<Result<LogBatch>>,
+    pieces: mpsc::Sender<Result<Piece>>,
 }
 
 impl Work {
@@ -75,8 +78,8 @@ impl Work {
     }
 
     /// How far it is.
-    pub(super) fn progress(&self) -> Arc<Progress> {
-        Arc::clone(&self.progress)
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
     /// The next range that nobody has taken, which is the caller's now.
@@ -105,7 +108,7 @@ impl Crew {
     }
 
     /// The next piece; `None` when everything is copied.
-    pub(super) async fn next(&mut self) -> Result<Option<LogBatch>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>> {
         // The locks come first: what is read without them may be of a table that was rewritten.
         tokio::select! {
             biased;
@@ -167,7 +170,7 @@ impl Worker {
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        let piece = self.rows.take();
+        let piece = (self.rows.bytes(), self.rows.take());
         self.pieces.send(Ok(piece)).await.map_err(|_| abandoned())
     }
 }
