@@ -13,20 +13,13 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::drain::{self, SHAPES, Shape};
-use crate::report::{count, median_of};
+use crate::drain::{self, Pairs, SHAPES, Shape, median};
+use crate::report::count;
 use crate::scene::{DATABASE, Scene};
 use crate::stage::{self, Outcome, Stage};
 use crate::usage::Meter;
 use crate::workload::Tally;
-use crate::{PAIRS, Result, source};
-
-/// A shape, and what both took of it, pair by pair.
-struct Pairs {
-    shape: Shape,
-    peer: Vec<Outcome>,
-    ours: Vec<Outcome>,
-}
+use crate::{Result, source};
 
 /// Copies the table of every shape that has one; returns the table of figures.
 pub(crate) async fn measure(scene: &mut Scene, changes: u64) -> Result<String> {
@@ -49,24 +42,14 @@ async fn settle(scene: &Scene) -> Result<()> {
 
 async fn pairs(scene: &Scene, shape: Shape) -> Result<Pairs> {
     let rows = rows(scene).await?;
-    let mut pairs = Pairs { shape, peer: Vec::new(), ours: Vec::new() };
-    for round in 1..=crate::number("ANABRANCH_BENCH_PAIRS", PAIRS)? {
+    let peer = async |_| stage::run(scene, Stage::CopyOut).await;
+    let ours = async |round| {
         let slot = format!("{DATABASE}_copy_{round}");
-        let peer = || stage::run(scene, Stage::CopyOut);
-        let ours = async {
-            let outcome = stage::run(scene, Stage::Snapshot { slot: slot.clone() }).await?;
-            source::drop_slot(scene, &slot).await?;
-            crate::must_be(outcome.tally.events, rows, "the copy").map(|()| outcome)
-        };
-        if round % 2 == 1 {
-            pairs.peer.push(peer().await?);
-            pairs.ours.push(ours.await?);
-        } else {
-            pairs.ours.push(ours.await?);
-            pairs.peer.push(peer().await?);
-        }
-    }
-    Ok(pairs)
+        let outcome = stage::run(scene, Stage::Snapshot { slot: slot.clone() }).await?;
+        source::drop_slot(scene, &slot).await?;
+        crate::must_be(outcome.tally.events, rows, "the copy").map(|()| outcome)
+    };
+    Pairs::measure(shape, peer, ours).await
 }
 
 async fn rows(scene: &Scene) -> Result<u64> {
@@ -119,26 +102,19 @@ fn table(all: &[Pairs]) -> String {
         "| shape | rows | COPY rows/s | source rows/s | ratio (lowest-highest) | psql CPU us/row | \
          source CPU us/row | peak RSS MiB |\n|---|---|---|---|---|---|---|---|\n",
     );
-    for Pairs { shape, peer, ours } in all {
-        let ratios = peer.iter().zip(ours).map(|(p, o)| p.usage.seconds / o.usage.seconds);
-        let ratios: Vec<f64> = ratios.collect();
-        let median = |runs: &[Outcome], figure: &dyn Fn(&Outcome) -> f64| {
-            median_of(runs.iter().map(figure).collect())
-        };
+    for pairs in all {
+        let ((ratio, lowest, highest), Pairs { shape, peer, ours }) = (pairs.ratios(), pairs);
         let rate = |run: &Outcome| count(run) / run.usage.seconds;
         let cpu = |run: &Outcome| run.usage.cpu * 1e6 / count(run);
         // Writing to a string cannot fail.
         writeln!(
             text,
-            "| {}: {} | {} | {:.0} | {:.0} | {:.2} ({:.2}-{:.2}) | {:.2} | {:.2} | {:.0} |",
+            "| {}: {} | {} | {:.0} | {:.0} | {ratio:.2} ({lowest:.2}-{highest:.2}) | {:.2} | {:.2} | {:.0} |",
             shape.name,
             shape.about,
             ours.first().map_or(0, |run| run.tally.events),
             median(peer, &rate),
             median(ours, &rate),
-            median_of(ratios.clone()),
-            ratios.iter().copied().fold(f64::INFINITY, f64::min),
-            ratios.iter().copied().fold(0.0, f64::max),
             median(peer, &cpu),
             median(ours, &cpu),
             median(ours, &|run| run.usage.peak_mib.unwrap_or(f64::NAN)),

@@ -76,11 +76,49 @@ const REREADS: [Shape; 2] = [
     },
 ];
 
-/// What both readers took, pair by pair.
-struct Pairs {
-    shape: Shape,
-    peer: Vec<Outcome>,
-    ours: Vec<Outcome>,
+/// What the peer took of a shape and what we did, pair by pair.
+pub(crate) struct Pairs {
+    pub(crate) shape: Shape,
+    pub(crate) peer: Vec<Outcome>,
+    pub(crate) ours: Vec<Outcome>,
+}
+
+impl Pairs {
+    /// Measures both in turn; who begins changes with each pair.
+    pub(crate) async fn measure<
+        P: Future<Output = Result<Outcome>>,
+        O: Future<Output = Result<Outcome>>,
+    >(
+        shape: Shape,
+        peer: impl Fn(u64) -> P,
+        ours: impl Fn(u64) -> O,
+    ) -> Result<Self> {
+        let mut pairs = Self { shape, peer: Vec::new(), ours: Vec::new() };
+        for round in 1..=crate::number("ANABRANCH_BENCH_PAIRS", PAIRS)? {
+            if round % 2 == 1 {
+                pairs.peer.push(peer(round).await?);
+                pairs.ours.push(ours(round).await?);
+            } else {
+                pairs.ours.push(ours(round).await?);
+                pairs.peer.push(peer(round).await?);
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// How much faster we were, by the median of the pairs, the lowest and the highest.
+    pub(crate) fn ratios(&self) -> (f64, f64, f64) {
+        let pairs = self.peer.iter().zip(&self.ours);
+        let ratios: Vec<f64> = pairs.map(|(p, o)| p.usage.seconds / o.usage.seconds).collect();
+        let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = ratios.iter().copied().fold(0.0, f64::max);
+        (median_of(ratios), lowest, highest)
+    }
+}
+
+/// The median of a figure.
+pub(crate) fn median(runs: &[Outcome], figure: &dyn Fn(&Outcome) -> f64) -> f64 {
+    median_of(runs.iter().map(figure).collect())
 }
 
 /// Drains every shape; returns the table.
@@ -126,21 +164,16 @@ async fn load(scene: &Scene, shape: Shape, changes: u64) -> Result<Truth> {
 }
 
 async fn pairs(scene: &Scene, shape: Shape) -> Result<Pairs> {
-    let mut pairs = Pairs { shape, peer: Vec::new(), ours: Vec::new() };
-    for round in 1..=crate::number("ANABRANCH_BENCH_PAIRS", PAIRS)? {
-        let slot = |who: &str| format!("{DATABASE}_{who}_{round}");
-        let (peer, ours) = (slot("peer"), slot("ours"));
-        let receive = || on_slot(scene, &peer, Stage::Receive { slot: peer.clone() });
-        let drain = || on_slot(scene, &ours, Stage::Null { slot: ours.clone() });
-        if round % 2 == 1 {
-            pairs.peer.push(receive().await?);
-            pairs.ours.push(drain().await?);
-        } else {
-            pairs.ours.push(drain().await?);
-            pairs.peer.push(receive().await?);
-        }
-    }
-    Ok(pairs)
+    let slot = |who: &str, round: u64| format!("{DATABASE}_{who}_{round}");
+    let receive = async |round| {
+        let slot = slot("peer", round);
+        on_slot(scene, &slot, Stage::Receive { slot: slot.clone() }).await
+    };
+    let drain = async |round| {
+        let slot = slot("ours", round);
+        on_slot(scene, &slot, Stage::Null { slot: slot.clone() }).await
+    };
+    Pairs::measure(shape, receive, drain).await
 }
 
 /// A line a shape, and the geometric mean of the ratios of W1 to W4.
@@ -152,30 +185,25 @@ fn table(all: &[Pairs]) -> String {
     );
     let mut product = 1.0;
     for pairs in all {
-        let ratios = pairs.peer.iter().zip(&pairs.ours);
-        let ratios: Vec<f64> = ratios.map(|(p, o)| p.usage.seconds / o.usage.seconds).collect();
-        let ratio = median_of(ratios.clone());
+        let (ratio, lowest, highest) = pairs.ratios();
         if SHAPES.iter().any(|shape| shape.name == pairs.shape.name) {
             product *= ratio;
         }
-        let ours =
-            |figure: &dyn Fn(&Outcome) -> f64| median_of(pairs.ours.iter().map(figure).collect());
+        let ours = |figure: &dyn Fn(&Outcome) -> f64| median(&pairs.ours, figure);
         let events = pairs.ours.first().map_or(0, |run| run.tally.events);
         let rate = |run: &Outcome| crate::report::count(run) / run.usage.seconds;
         let cpu = ours(&|run| run.usage.cpu * 1e6 / crate::report::count(run));
         let fed = |run: &Outcome| run.usage.server_cpu.unwrap_or(f64::NAN);
         let fed = ours(&|run| fed(run) * 1e6 / crate::report::count(run));
-        let peer = median_of(pairs.peer.iter().map(rate).collect());
+        let peer = median(&pairs.peer, &rate);
         // Writing to a string cannot fail.
         writeln!(
             text,
-            "| {}: {} | {events} | {peer:.0} | {:.0} | {ratio:.2} ({:.2}-{:.2}) | {cpu:.2} | {fed:.2} \
+            "| {}: {} | {events} | {peer:.0} | {:.0} | {ratio:.2} ({lowest:.2}-{highest:.2}) | {cpu:.2} | {fed:.2} \
              | {:.2} | {:.0} |",
             pairs.shape.name,
             pairs.shape.about,
             ours(&rate),
-            ratios.iter().copied().fold(f64::INFINITY, f64::min),
-            ratios.iter().copied().fold(0.0, f64::max),
             cpu / fed,
             ours(&|run| run.usage.peak_mib.unwrap_or(f64::NAN)),
         )
