@@ -141,14 +141,21 @@ impl BatchBuilder {
             && !self.drafts.is_empty()
             && let Some(split) = assembler.split()
         {
-            let drafts = std::mem::take(&mut self.drafts);
+            let drafts = self.cut(self.drafts.len());
             return self.finish(drafts, Some(split));
         }
-        let rest = self.drafts.split_off(self.border);
-        let drafts = std::mem::replace(&mut self.drafts, rest);
+        let drafts = self.cut(self.border);
         // A split transaction is over only when its end was read.
         let split = self.cursor.split.take();
         self.finish(drafts, split.filter(|split| split.commit_lsn >= self.border_lsn))
+    }
+
+    /// Takes the first `count` drafts. There is room for as many again, since what grows step by step
+    /// leaves as much behind as it ends with.
+    fn cut(&mut self, count: usize) -> Vec<Draft> {
+        let mut rest = Vec::with_capacity(count);
+        rest.extend(self.drafts.drain(count..));
+        std::mem::replace(&mut self.drafts, rest)
     }
 
     fn finish(&mut self, drafts: Vec<Draft>, split: Option<Split>) -> DraftBatch {
