@@ -116,7 +116,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Command::Source { command } => source::run(&config, json, &command).await?,
         Command::Teardown { yes } => teardown::run(&config, yes).await?,
         Command::Migrate => {
-            Control::open(&config.control_database()).await?;
+            Control::open(&config).await?;
             print("the control schema is up to date\n")?;
         }
     }

@@ -133,6 +133,8 @@ impl Config {
     /// What no single table of the file can tell.
     fn validate(&self) -> Result<()> {
         self.source.validate()?;
+        let (control, setting) = self.control_database();
+        control.validate().map_err(|error| error.renaming("[source] url", setting))?;
         for (name, sink) in &self.sinks {
             let unknown = |table: &&String| !self.source.tables.contains(table);
             if let Some(table) = sink.tables.iter().flatten().find(unknown) {
@@ -143,14 +145,13 @@ impl Config {
         Ok(())
     }
 
-    /// The database of the control schema.
+    /// The database of the control schema, and the setting that names it.
     #[must_use]
-    pub fn control_database(&self) -> PostgresConfig {
-        let mut config = self.source.clone();
-        if let Some(url) = &self.control.url {
-            config.url = url.clone();
-        }
-        config
+    pub fn control_database(&self) -> (PostgresConfig, &'static str) {
+        let url = self.control.url.clone();
+        let setting = if url.is_some() { "[control] url" } else { "[source] url" };
+        let url = url.unwrap_or_else(|| self.source.url.clone());
+        (PostgresConfig { url, ..self.source.clone() }, setting)
     }
 
     /// The sink called `name`.

@@ -113,7 +113,7 @@ impl Traces {
 }
 
 async fn open(config: &Config) -> Result<Control> {
-    Control::open(&config.control_database()).await
+    Control::open(config).await
 }
 
 fn silent() -> Error {

@@ -129,7 +129,7 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
 /// The control schema at start: a wrong password or a missing right is said at once; a database
 /// that does not answer is tried again later.
 async fn first_contact(config: &Config) -> Result<Option<Control>> {
-    match Control::open(&config.control_database()).await {
+    match Control::open(config).await {
         Ok(control) => Ok(Some(control)),
         Err(error) if error.kind() == ErrorKind::Transient => {
             tracing::warn!("{}; trying again", error.report());
@@ -221,7 +221,7 @@ async fn poll(
     sender: &watch::Sender<Option<Requests>>,
 ) {
     let Some(open) = control else {
-        *control = Control::open(&context.config.control_database()).await.ok();
+        *control = Control::open(&context.config).await.ok();
         return;
     };
     match open.requests().await {

@@ -59,7 +59,7 @@ pub async fn run_source(
 /// What people have accepted of lost history. Without the control schema that is nothing: the source
 /// stands still then, and is told again.
 async fn accepted(config: &Config) -> Vec<Acceptance> {
-    let read = async { Control::open(&config.control_database()).await?.accepted().await };
+    let read = async { Control::open(config).await?.accepted().await };
     match tokio::time::timeout(CONTROL_WAIT_MAX, read).await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
@@ -78,7 +78,7 @@ async fn accepted(config: &Config) -> Vec<Acceptance> {
 async fn first_look(source: &PostgresConfig) -> Result<()> {
     let blocks =
         |finding: &Finding| finding.level == Level::Blocker && finding.subject != "source: slot";
-    match anabranch_postgres::check(source).await.into_iter().find(blocks) {
+    match anabranch_postgres::check(source, None).await.into_iter().find(blocks) {
         Some(Finding { subject, seen, help, .. }) => {
             let error = Error::new(ErrorKind::Config, format!("begin with the {subject}"));
             Err(error.with_source(seen).with_help(help))

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use crate::support::log::topics;
 use crate::support::services;
-use crate::support::world::{World, connect};
+use crate::support::world::{World, connect, database_url};
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE keyless (id int)";
 
@@ -86,6 +86,72 @@ async fn check_names_what_is_unreachable_and_finds_the_rest_fine() {
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     assert_eq!(done.status.code(), Some(2), "{text}");
     assert!(text.contains("BLOCKER"), "{text}");
+}
+
+/// What `check` says, whether it finds anything that blocks, and that it makes nothing.
+async fn checked(world: &World, code: i32, words: &[&str]) {
+    let done = world.anabranch(&["check"]).await;
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    assert!(!text.contains("secret"), "a password shows: {text}");
+}
+
+/// Requests need a database that can be reached, and a schema that the role may make there.
+#[tokio::test]
+async fn check_and_run_agree_about_the_control_schema() {
+    let _turn = services::shared().await;
+    let mut world = World::new(SCHEMA, &["public.t"]).await;
+    let (good, role) = (world.toml.clone(), format!("{}_role", world.name));
+    let control = |url: String| format!("{good}\n[control]\nurl = \"{url}?sslmode=disable\"\n");
+    world.toml = control(database_url("no_such_database"));
+    checked(&world, 2, &["control", "no_such_database", "[control] url"]).await;
+    refused(&world, &["run"], 2, &["no_such_database", "[control] url"]).await;
+    world.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await;
+    let url = database_url(&world.name).replacen("postgres:secret", &format!("{role}:secret"), 1);
+    world.toml = control(url);
+    let grant = format!("GRANT CREATE ON DATABASE {} TO {role};", world.name);
+    checked(&world, 2, &["role", &role, &grant]).await;
+    refused(&world, &["run"], 2, &["anabranch check", "[control] url"]).await;
+    assert_nothing_made(&world).await;
+    world.run(&grant).await;
+    checked(&world, 0, &["`run` makes it"]).await;
+    world.must(&["migrate"]).await;
+    world.run(&format!("REVOKE CREATE ON DATABASE {} FROM {role}", world.name)).await;
+    checked(&world, 0, &["up to date"]).await;
+    // What is there already needs no right to create.
+    world.must(&["migrate"]).await;
+    world.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+/// The configuration, the slot and the log are compared before a start, as a start does.
+#[tokio::test]
+async fn check_foresees_what_keeps_a_source_from_going_on() {
+    let _turn = services::shared().await;
+    let mut world = World::new(SCHEMA, &["public.t"]).await;
+    world.run("ALTER TABLE keyless ADD PRIMARY KEY (id); INSERT INTO t VALUES (1)").await;
+    checked(&world, 0, &["nothing was written to it yet"]).await;
+    world.start();
+    world.wait_equal().await;
+    checked(&world, 0, &["the slot is being read"]).await;
+    world.stop().await;
+    checked(&world, 0, &["and the slot fits to it"]).await;
+    let good = world.toml.clone();
+    let foreseen = async |world: &World, code, words: &[&str]| {
+        checked(world, 2, words).await;
+        refused(world, &["run", "source"], code, words).await;
+    };
+    let one = "tables = [\"public.t\"]";
+    world.toml = good.replacen(one, "tables = [\"public.t\", \"public.keyless\"]", 1);
+    world.run(&format!("ALTER PUBLICATION {} ADD TABLE keyless", world.name)).await;
+    foreseen(&world, 2, &["go on with public.keyless", "the log does not have it"]).await;
+    world.toml = good.replacen(&format!("slot = \"{}\"", world.name), "slot = \"another\"", 1);
+    foreseen(&world, 2, &["slot another", "set [source] slot back"]).await;
+    world.toml = good.clone();
+    world.run(&format!("SELECT pg_drop_replication_slot('{}')", world.name)).await;
+    foreseen(&world, 3, &["the slot does not exist", "anabranch source accept"]).await;
 }
 
 /// A slot advanced or dropped by hand: named with what is lost, exit code 3.

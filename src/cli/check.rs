@@ -1,11 +1,14 @@
 //! `anabranch check`: every finding, and what to do about it.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anabranch_core::{ErrorKind, Finding, Level, Result};
+use anabranch_postgres::LogState;
 
 use super::{print, print_json};
 use crate::config::{Config, StoreConfig};
+use crate::control;
 
 /// Subjects that are longer are not aligned: one table's name must not push all else away.
 const SUBJECT_WIDTH_MAX: usize = 44;
@@ -23,11 +26,18 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode> {
 }
 
 async fn findings(config: &Config) -> Result<Vec<Finding>> {
-    let mut all = named("source", anabranch_postgres::check(&config.source).await);
-    all.extend(named(
-        "kafka",
-        anabranch_kafka::admin::check(&config.kafka, &config.registry).await,
-    ));
+    let kafka = anabranch_kafka::admin::check(&config.kafka, &config.registry).await;
+    let (log, unread) = match is_reachable(&kafka).then(|| log_state(config)) {
+        None => (None, None),
+        Some(reading) => match reading.await {
+            Ok(log) => (Some(log), None),
+            Err(error) => (None, Some(Finding::blocker("position", &error, "see what Kafka logs"))),
+        },
+    };
+    let source = anabranch_postgres::check(&config.source, log.as_ref()).await;
+    let mut all = named("source", source);
+    all.extend(named("control", control::check(config).await));
+    all.extend(named("kafka", kafka.into_iter().chain(unread).collect()));
     for (name, sink) in &config.sinks {
         let found = match &sink.store {
             StoreConfig::Elasticsearch(store) => anabranch_elasticsearch::check(store, name).await,
@@ -37,6 +47,18 @@ async fn findings(config: &Config) -> Result<Vec<Finding>> {
         all.extend(named(name, found));
     }
     Ok(all)
+}
+
+/// Whether there is any point in reading the log.
+fn is_reachable(kafka: &[Finding]) -> bool {
+    kafka.iter().all(|finding| finding.level != Level::Blocker)
+}
+
+async fn log_state(config: &Config) -> Result<LogState> {
+    let position = anabranch_kafka::admin::read_position(&config.kafka).await?;
+    let tables = anabranch_kafka::admin::tables(&config.kafka).await?;
+    let tables = tables.iter().map(|record| Arc::clone(&record.table)).collect();
+    Ok(LogState { position, tables })
 }
 
 /// The findings of `part`, which most connectors name themselves.

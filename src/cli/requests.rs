@@ -11,7 +11,7 @@ pub(super) async fn set_paused(config: &Config, sink: &str, paused: bool) -> Res
     if paused || sink != SOURCE {
         config.sink(sink)?;
     }
-    let control = Control::open(&config.control_database()).await?;
+    let control = Control::open(config).await?;
     control.set_paused(sink, paused).await?;
     let done = if paused { "will pause" } else { "will go on" };
     print(&format!("{sink} {done} within a second or two; `anabranch status` shows it\n"))

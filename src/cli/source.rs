@@ -57,7 +57,7 @@ pub(super) async fn run(config: &Config, json: bool, command: &SourceCommand) ->
     if !accept.yes {
         return if json { Ok(()) } else { print("nothing was done; add --yes\n") };
     }
-    let control = Control::open(&config.control_database()).await?;
+    let control = Control::open(config).await?;
     control.accept(&Acceptance { gap: diagnosis.gap, way }).await?;
     control.set_paused(SOURCE, false).await?;
     if json { Ok(()) } else { print("accepted; the source goes on within a second or two\n") }

@@ -20,6 +20,6 @@ pub(super) async fn run(config: &Config, yes: bool) -> Result<()> {
     }
     anabranch_postgres::teardown(&config.source).await?;
     anabranch_kafka::admin::teardown(&config.kafka, &config.registry, &log).await?;
-    Control::drop_schema(&config.control_database()).await?;
+    Control::drop_schema(config).await?;
     print("removed; the stores keep their data: empty them before a new start\n")
 }

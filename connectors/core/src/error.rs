@@ -66,6 +66,14 @@ impl Error {
         self
     }
 
+    /// Calls the setting `from` by the name `to`, in what was done and in what helps.
+    #[must_use]
+    pub fn renaming(mut self, from: &str, to: &str) -> Self {
+        self.0.action = self.0.action.replace(from, to);
+        self.0.help = self.0.help.map(|help| help.replace(from, to));
+        self
+    }
+
     /// What the caller must do.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -81,6 +89,14 @@ impl Error {
     /// The whole chain in one line: action, causes, and what helps.
     #[must_use]
     pub fn report(&self) -> String {
+        match self.help() {
+            Some(help) => format!("{}; {help}", self.chain()),
+            None => self.chain(),
+        }
+    }
+
+    /// Action and causes.
+    pub(crate) fn chain(&self) -> String {
         let mut line = format!("cannot {}", self.0.action);
         let mut last = String::new();
         let mut cause = self.source();
@@ -92,10 +108,6 @@ impl Error {
             }
             last = text;
             cause = error.source();
-        }
-        if let Some(help) = &self.0.help {
-            line.push_str("; ");
-            line.push_str(help);
         }
         line
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::Error;
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -45,6 +47,13 @@ impl Finding {
         help: impl Into<String>,
     ) -> Self {
         Self { level, subject: subject.into(), seen: seen.into(), help: help.into() }
+    }
+
+    /// What `error` says of `subject`; `help` is for one that says nothing of that itself.
+    #[must_use]
+    pub fn blocker(subject: impl Into<String>, error: &Error, help: &str) -> Self {
+        let help = error.help().unwrap_or(help);
+        Self::trouble(Level::Blocker, subject, error.chain(), help)
     }
 }
 

@@ -39,13 +39,7 @@ pub async fn check(config: &ElasticsearchConfig, sink: &str) -> Vec<Finding> {
 
 fn unreachable(client: &Client, subject: String, failure: Failure) -> Finding {
     let error = failure.during_setup(&client.sink, "read");
-    let help =
-        error.help().map_or_else(|| format!("check [sinks.{}] url", client.sink), str::to_owned);
-    let mut seen = error.report();
-    if let Some(end) = seen.find("; ") {
-        seen.truncate(end);
-    }
-    Finding::trouble(Level::Blocker, subject, seen, help)
+    Finding::blocker(subject, &error, &format!("check [sinks.{}] url", client.sink))
 }
 
 fn judge(subject: String, server: &Server) -> Finding {

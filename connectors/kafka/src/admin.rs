@@ -360,8 +360,5 @@ fn outcome<T>(subject: &str, result: Result<T>, seen: impl FnOnce(T) -> String) 
 }
 
 fn blocker(subject: &str, error: &anabranch_core::Error) -> Finding {
-    let help = error.help().unwrap_or("see what Kafka and the registry log").to_owned();
-    let report = error.report();
-    let seen = report.strip_suffix(&format!("; {help}")).unwrap_or(&report);
-    Finding::trouble(Level::Blocker, subject, seen, help)
+    Finding::blocker(subject, error, "see what Kafka and the registry log")
 }

@@ -6,9 +6,9 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use crate::config::PostgresConfig;
 use crate::dropped::DroppedSlots;
 use crate::error::{Context, history_lost};
-use crate::history::Decision;
+use crate::history::{Decision, Plan};
 use crate::loss::{Gap, Loss, WayOn};
-use crate::pgwire::ReplicationConnection;
+use crate::pgwire::{Identity, ReplicationConnection};
 use crate::session::Session;
 use crate::source::Gathered;
 use crate::tls;
@@ -24,6 +24,13 @@ pub struct Diagnosis {
     pub ways: Vec<WayOn>,
 }
 
+/// What the server says of a log's position.
+struct Examined {
+    gathered: Gathered,
+    replication: ReplicationConnection,
+    identity: Identity,
+}
+
 /// Looks at what keeps the source from going on after `after`, the log's position; `None` if nothing
 /// does. `dropped` knows what the WAL guard gave up.
 ///
@@ -36,16 +43,7 @@ pub async fn diagnose(
     after: &SourceCursor,
     dropped: Option<&dyn DroppedSlots>,
 ) -> Result<Option<Diagnosis>> {
-    let session = Session::open(config).await?;
-    let endpoint = config.endpoint()?;
-    let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
-    let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
-    let mut replication = ReplicationConnection::open(&endpoint, &config.application_name, tls)
-        .await
-        .doing(action)?;
-    let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
-    let facts = (identity, Some(after));
-    let mut gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+    let Examined { mut gathered, mut replication, identity } = examine(config, after).await?;
     if let Some(error) = gathered.in_use() {
         return Err(error.with_help(
             "while the slot is read there is nothing to accept: `anabranch status` says how the source \
@@ -55,6 +53,7 @@ pub async fn diagnose(
     gathered.ask_of_drop(dropped, Some(after)).await?;
     let facts = gathered.facts(config, Some(after));
     let loss = match facts.decide()? {
+        Decision::Go(Plan::Begin { .. }) => return Ok(None),
         // The worse finding counts: there is one way less.
         Decision::Go(_) | Decision::Lost(Loss::PublicationChanged { .. })
             if is_unpassable(&mut replication, config).await? =>
@@ -68,6 +67,25 @@ pub async fn diagnose(
     let mut ways = vec![WayOn::Snapshot, WayOn::Gap];
     ways.retain(|way| facts.accept(&loss, *way).is_some());
     Ok(Some(Diagnosis { gap, error: history_lost(&config.slot, loss), ways }))
+}
+
+/// How a source would go on after `after`, as far as can be told without reading from the slot.
+pub(crate) async fn foresee(config: &PostgresConfig, after: &SourceCursor) -> Result<Decision> {
+    examine(config, after).await?.gathered.facts(config, Some(after)).decide()
+}
+
+async fn examine(config: &PostgresConfig, after: &SourceCursor) -> Result<Examined> {
+    let session = Session::open(config).await?;
+    let endpoint = config.endpoint()?;
+    let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
+    let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
+    let mut replication = ReplicationConnection::open(&endpoint, &config.application_name, tls)
+        .await
+        .doing(action)?;
+    let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
+    let facts = (identity, Some(after));
+    let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+    Ok(Examined { gathered, replication, identity })
 }
 
 /// Whether the slot stands before a place where the publication did not exist. Peeks at the first

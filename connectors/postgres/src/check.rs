@@ -1,7 +1,7 @@
 //! What `anabranch check` finds at the source.
 //!
 //! ```text
-//! connection ─▶ server · capacity · pooler ─▶ tables ─▶ publications ─▶ slot · failover
+//! connection ─▶ server · capacity · pooler ─▶ tables ─▶ publications ─▶ slot · log · failover
 //!                                  each: facts read by SQL ─▶ judged, without I/O ─▶ findings
 //! ```
 //!
@@ -10,6 +10,7 @@
 
 mod capacity;
 mod failover;
+mod log;
 mod pooler;
 mod privileges;
 mod publication;
@@ -18,7 +19,9 @@ mod settings;
 mod slot;
 mod tables;
 
-use anabranch_core::{Error, Finding, Level, Result};
+use std::sync::Arc;
+
+use anabranch_core::{Error, Finding, Level, Result, SourceCursor, Table};
 
 use crate::catalog::load_by_name;
 use crate::config::PostgresConfig;
@@ -26,10 +29,20 @@ use crate::server::Server;
 use crate::session::Session;
 use settings::Settings;
 
-/// Looks at everything that a source needs, and changes nothing.
-pub async fn check(config: &PostgresConfig) -> Vec<Finding> {
+/// What the log has, which a slot and tables are to fit to.
+#[derive(Clone, Debug, Default)]
+pub struct LogState {
+    /// How far it is; `None` if nobody has written to it.
+    pub position: Option<SourceCursor>,
+    /// Its tables, in any number of versions.
+    pub tables: Vec<Arc<Table>>,
+}
+
+/// Looks at everything that a source needs, and changes nothing. Without `log` nothing is said about
+/// whether the slot fits to it.
+pub async fn check(config: &PostgresConfig, log: Option<&LogState>) -> Vec<Finding> {
     let mut findings = Findings::default();
-    if let Err(error) = look(config, &mut findings).await {
+    if let Err(error) = look(config, log, &mut findings).await {
         findings.blocker("connection", &error);
     }
     findings.0
@@ -38,6 +51,7 @@ pub async fn check(config: &PostgresConfig) -> Vec<Finding> {
 /// What every subject needs.
 struct Facts<'a> {
     config: &'a PostgresConfig,
+    log: Option<&'a LogState>,
     session: Session,
     server: Server,
     settings: Settings,
@@ -66,11 +80,7 @@ impl Findings {
     }
 
     fn blocker(&mut self, subject: impl AsRef<str>, error: &Error) {
-        let help = error.help().unwrap_or_default().to_owned();
-        let report = error.report();
-        let suffix = format!("; {help}");
-        let seen = report.strip_suffix(&suffix).unwrap_or(&report).to_owned();
-        self.block(subject, seen, help);
+        self.0.push(Finding::blocker(named(subject), error, ""));
     }
 
     fn each(&mut self, subject: &str, obstacles: &[Error], fine: impl Into<String>) {
@@ -90,13 +100,17 @@ fn named(subject: impl AsRef<str>) -> String {
     format!("source: {}", subject.as_ref())
 }
 
-async fn look(config: &PostgresConfig, findings: &mut Findings) -> Result<()> {
+async fn look(
+    config: &PostgresConfig,
+    log: Option<&LogState>,
+    findings: &mut Findings,
+) -> Result<()> {
     config.validate()?;
     let session = Session::open(config).await.map_err(pooler::explain)?;
     findings.fine("connection", config.endpoint()?.name());
     let server = Server::read(&session).await?;
     let settings = Settings::read(&session).await?;
-    let facts = Facts { config, session, server, settings };
+    let facts = Facts { config, log, session, server, settings };
     server::judge(&facts.server, &facts.settings, config, findings);
     let looked = capacity::look(&facts, findings).await;
     findings.take("capacity", looked);
@@ -112,6 +126,8 @@ async fn look(config: &PostgresConfig, findings: &mut Findings) -> Result<()> {
     findings.take("publication", looked);
     let looked = slot::look(&facts, findings).await;
     findings.take("slot", looked);
+    let looked = log::look(&facts, &tables, findings).await;
+    findings.take("log", looked);
     let looked = failover::look(&facts, findings).await;
     findings.take("failover", looked);
     Ok(())

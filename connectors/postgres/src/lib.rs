@@ -15,6 +15,7 @@
 mod accept;
 mod batch;
 mod binary;
+mod blind;
 mod catalog;
 mod check;
 mod columns;
@@ -60,7 +61,7 @@ mod watchdog;
 
 pub use accept::{Diagnosis, diagnose};
 pub use binary::BinaryFormat;
-pub use check::check;
+pub use check::{LogState, check};
 pub use columns::ColumnRules;
 pub use config::{OnLost, PostgresConfig, StreamingMode};
 pub use dropped::DroppedSlots;

@@ -112,6 +112,11 @@ impl Slot {
         if self.two_phase { Err(refuse_two_phase(&self.name, "")) } else { Ok(()) }
     }
 
+    /// Both of them.
+    pub(crate) fn check_usable(&self, database: &str) -> Result<()> {
+        self.check_ours(database).and_then(|()| self.check_single_phase())
+    }
+
     /// Why it is of no use any more.
     pub(crate) fn invalidated(&self) -> Option<String> {
         let lost = self.wal_status.as_deref() == Some("lost");

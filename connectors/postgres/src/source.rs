@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::binary::TextOnly;
+use crate::blind;
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
 use crate::config::{PostgresConfig, TableName};
@@ -199,9 +200,8 @@ impl PostgresSource {
         let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;
         let begins = matches!(plan, Plan::Begin { .. });
-        if !begins {
-            self.require_known(&tables)?;
-            require_read(&tables, after.as_ref())?;
+        if let (false, Some(after)) = (begins, &after) {
+            blind::obstacles(&tables, &self.known, after).next().map_or(Ok(()), Err)?;
         }
         self.check_publications(&session, &tables).await?;
         let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
@@ -257,19 +257,6 @@ impl PostgresSource {
             book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
         }
         Ok((tables, types))
-    }
-
-    /// A stream goes on only for tables whose rows the log has from the beginning.
-    fn require_known(&self, tables: &[RawTable]) -> Result<()> {
-        let Some(table) = tables.iter().find(|table| !self.known.has(table.oid)) else {
-            return Ok(());
-        };
-        Err(Error::new(ErrorKind::Config, format!("go on with {}", table.full_name()))
-            .with_source("the log does not have it: it was added, or created again, since")
-            .with_help(
-                "take it out of [source] tables; or run `anabranch teardown` and start again with \
-                 it",
-            ))
     }
 
     async fn check_publications(&self, session: &Session, tables: &[RawTable]) -> Result<()> {
@@ -336,22 +323,6 @@ impl Source for PostgresSource {
         }
         Ok(())
     }
-}
-
-/// A table that was left out of the configuration for a while has a gap, of which the server knows
-/// nothing.
-fn require_read(tables: &[RawTable], after: Option<&SourceCursor>) -> Result<()> {
-    let Some(read) = after.and_then(|after| after.membership.as_ref()) else { return Ok(()) };
-    let Some(table) = tables.iter().find(|table| read.tables.get(table.oid).is_none()) else {
-        return Ok(());
-    };
-    Err(Error::new(ErrorKind::Config, format!("go on with {}", table.full_name()))
-        .with_source(
-            "it was left out of [source] tables for a while, and its changes were not read",
-        )
-        .with_help(
-            "take it out again; or run `anabranch teardown` and start again with all tables",
-        ))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]

@@ -22,7 +22,7 @@ async fn refuses(database: &Database, config: PostgresConfig, needle: &str) {
     let report = error.report();
     assert!(report.contains(needle) && !report.contains('\n'), "{report}");
     assert!(error.help().is_some(), "{report}");
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     let found = |level: Level| findings.iter().filter(move |finding| finding.level == level);
     let text = |f: &anabranch_core::Finding| format!("{} {} {}", f.subject, f.seen, f.help);
     assert!(found(Level::Blocker).any(|f| text(f).contains(needle)), "{findings:?}");
@@ -110,11 +110,11 @@ async fn roles_that_may_not() {
     refuses(&database, as_role("p"), "GRANT SELECT").await;
     database.run(&format!("grant select on t to {role}")).await;
     // The publication is for the owner to create; the refusal comes when it is tried.
-    let findings = check(&as_role("p")).await;
+    let findings = check(&as_role("p"), None).await;
     let sql = "CREATE PUBLICATION \"anabranch\" FOR TABLE ONLY \"public\".\"t\"";
     assert!(findings.iter().any(|f| f.help.contains(sql)), "{findings:?}");
     database.run("create publication anabranch for table t").await;
-    assert!(check(&as_role("p")).await.iter().all(|finding| finding.level < Level::Blocker));
+    assert!(check(&as_role("p"), None).await.iter().all(|finding| finding.level < Level::Blocker));
     let mut small = database;
     small.config = as_small(&small);
     let mut follower = Follower::start(&small, Replica::default()).await;
@@ -140,7 +140,7 @@ async fn a_server_that_is_not_there_may_come_back() {
     let error = refused(config.clone()).await;
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
     assert!(error.report().contains("127.0.0.1:1/x"));
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     assert!(findings.iter().any(|finding| finding.level == Level::Blocker), "{findings:?}");
 }
 
@@ -157,11 +157,11 @@ async fn a_database_that_is_not_there() {
 #[tokio::test]
 async fn a_source_in_order_has_no_blocker() {
     let database = Database::new(TABLE, &["public.t"]).await;
-    let before = check(&database.config).await;
+    let before = check(&database.config, None).await;
     assert!(before.iter().all(|finding| finding.level < Level::Blocker), "{before:?}");
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
-    let running = check(&database.config).await;
+    let running = check(&database.config, None).await;
     assert!(running.iter().all(|finding| finding.level < Level::Blocker), "{running:?}");
     assert!(running.iter().any(|finding| finding.seen.contains("in use by anabranch")));
     drop(follower);

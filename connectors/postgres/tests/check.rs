@@ -45,7 +45,7 @@ async fn the_sql_for_a_publication_leaves_out_what_must_be_mended_first() {
     let grants = "create role ROLE login replication password 'p';
         grant select on all tables in schema public to ROLE";
     let config = as_role(&database, grants).await;
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     let without = "without public.keyless, public.u, public.w: mend that first";
     finds(&findings, (Level::Blocker, "publication"), without);
     let help = findings.iter().find_map(|found| found.help.split_once("on the database: "));
@@ -68,7 +68,7 @@ async fn settings_of_the_server() {
     ])
     .await;
     let database = cluster.database(TABLE, &["public.t"]).await;
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     finds(&findings, (Level::Blocker, "server"), "ALTER SYSTEM SET wal_level = logical");
     finds(&findings, (Level::Blocker, "server"), "synchronous_standby_names");
     finds(&findings, (Level::Risk, "wal_sender_timeout"), "wal_sender_timeout = '60s'");
@@ -81,7 +81,7 @@ async fn settings_of_the_server() {
     let mut config = database.config.clone();
     config.wal_guard.retained_bytes_max = Some(1 << 30);
     config.wal_guard.drop_slot = true;
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     finds(&findings, (Level::Blocker, "max_replication_slots"), "max_replication_slots = '10'");
     finds(&findings, (Level::Fine, "max_slot_wal_keep_size"), "the WAL guard drops the slot");
     cluster.stop().await;
@@ -94,7 +94,7 @@ async fn settings_of_the_server() {
         ])
         .await;
     cluster.start().await;
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     finds(&findings, (Level::Fine, "server"), "wal_level logical");
     finds(&findings, (Level::Risk, "max_slot_wal_keep_size"), "a short stop");
     finds(&findings, (Level::Risk, "wal_sender_timeout"), "off");
@@ -107,9 +107,9 @@ async fn a_standby_and_what_it_lacks_for_a_failover() {
     let database = cluster.database(TABLE, &["public.t"]).await;
     standby.has_replayed(&cluster.position().await).await;
     let there = PostgresConfig { url: standby.url().into(), ..database.config.clone() };
-    let findings = check(&there).await;
+    let findings = check(&there, None).await;
     finds(&findings, (Level::Blocker, "server"), "it is a standby");
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     let version: u32 = cluster.text("show server_version_num").await.parse().unwrap();
     if version < 170_000 {
         finds(&findings, (Level::Risk, "failover"), "PostgreSQL 17");
@@ -124,10 +124,10 @@ async fn a_standby_and_what_it_lacks_for_a_failover() {
         .wait_for("select xmin is not null from pg_replication_slots where slot_name = 'second'")
         .await;
     cluster.wait_for("select current_setting('synchronized_standby_slots') = 'second'").await;
-    let ready = check(&database.config).await;
+    let ready = check(&database.config, None).await;
     finds(&ready, (Level::Fine, "failover"), "sync_replication_slots");
     database.run(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     finds(&findings, (Level::Risk, "failover"), "FAILOVER true");
 }
 
@@ -156,7 +156,7 @@ async fn publications_that_harm_the_application() {
         let error = error.expect_err("the server refuses it").as_db_error().unwrap().to_string();
         assert!(error.contains("replica identity"), "{error}");
     }
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     let subject = (Level::Risk, "publication all_of_them");
     for table in ["bare", "gone", "keyless", "late"] {
         let sql = format!("ALTER TABLE public.{table} REPLICA IDENTITY FULL;");
@@ -174,7 +174,7 @@ async fn publications_that_harm_the_application() {
     }
     database.run("delete from keyless; delete from late; delete from bare; delete from gone").await;
     let config = PostgresConfig { publication: "all_of_them".into(), ..database.config.clone() };
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     finds(&findings, subject, "made later");
     database.run("drop publication all_of_them; drop publication inserts").await;
     database.drop().await;
@@ -193,16 +193,16 @@ async fn filters_lists_and_schemas() {
                  create publication schemas for tables in schema shop",
             )
             .await;
-        let findings = check(&database.config).await;
+        let findings = check(&database.config, None).await;
         finds(&findings, (Level::Risk, "publication anabranch"), "the row filter uses v");
         finds(&findings, (Level::Risk, "publication anabranch"), "public.t REPLICA IDENTITY FULL");
         finds(&findings, (Level::Risk, "publication listed"), "\"id\" in the column list");
         finds(&findings, (Level::Risk, "publication schemas"), "IN SCHEMA");
         let listed = PostgresConfig { publication: "listed".into(), ..database.config.clone() };
-        finds(&check(&listed).await, (Level::Blocker, "publication listed"), "leaves out id");
+        finds(&check(&listed, None).await, (Level::Blocker, "publication listed"), "leaves out id");
         database.run("drop publication listed; drop publication schemas").await;
         database.run("alter publication anabranch set table t where (id > 5)").await;
-        let findings = check(&database.config).await;
+        let findings = check(&database.config, None).await;
         assert!(findings.iter().all(|found| !found.seen.contains("fail on")), "{findings:#?}");
     }
     database.drop().await;
@@ -215,7 +215,7 @@ async fn rights_that_are_missing() {
     let database = Database::new(sql, &["shop.t"]).await;
     let role = database.config.slot.clone();
     let config = as_role(&database, "create role ROLE login replication password 'p'").await;
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     let subject = (Level::Blocker, "table shop.t");
     let usage = format!("GRANT USAGE ON SCHEMA \"shop\" TO \"{role}\";");
     let select = format!("GRANT SELECT ON \"shop\".\"t\" TO \"{role}\";");
@@ -227,11 +227,11 @@ async fn rights_that_are_missing() {
     let create = "CREATE PUBLICATION \"anabranch\" FOR TABLE ONLY \"shop\".\"t\"";
     finds(&findings, (Level::Blocker, "publication"), create);
     database.run("create publication anabranch for table shop.t").await;
-    let findings = check(&config).await;
+    let findings = check(&config, None).await;
     finds(&findings, (Level::Fine, "privileges"), "every row");
     assert!(findings.iter().all(|found| found.level < Level::Blocker), "{findings:#?}");
     let limit = as_role(&database, "alter role ROLE connection limit 2").await;
-    finds(&check(&limit).await, (Level::Blocker, "connection limit"), "CONNECTION LIMIT -1");
+    finds(&check(&limit, None).await, (Level::Blocker, "connection limit"), "CONNECTION LIMIT -1");
     database.run(&format!("drop owned by {role}; alter role {role} nologin")).await;
     database.drop().await;
 }
@@ -247,7 +247,7 @@ async fn partitions_children_and_generated_columns() {
         create table parent (id int primary key, twice int generated always as (id * 2) stored);
         create table child () inherits (parent)";
     let database = Database::new(sql, &["public.m", "public.parent"]).await;
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     let partitioned = (Level::Blocker, "table public.m");
     finds(&findings, partitioned, "ALTER TABLE public.m_2 SET LOGGED;");
     finds(&findings, partitioned, "ALTER TABLE public.m_3 REPLICA IDENTITY DEFAULT;");
@@ -255,7 +255,7 @@ async fn partitions_children_and_generated_columns() {
     finds(&findings, parent, "public.child");
     finds(&findings, parent, "twice");
     database.run("alter table m_2 set logged; alter table m_3 replica identity default").await;
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     finds(&findings, (Level::Fine, "table public.m"), "primary key");
     database.drop().await;
 }
@@ -266,12 +266,16 @@ async fn what_holds_the_slot_back() {
     let database = cluster.database(TABLE, &["public.t"]).await;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;
-    finds(&check(&database.config).await, (Level::Fine, "prepared transactions"), "none");
+    finds(&check(&database.config, None).await, (Level::Fine, "prepared transactions"), "none");
     database.run("begin; insert into t values (1, 'a'); prepare transaction 'left'").await;
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     finds(&findings, (Level::Fine, "prepared transactions"), "the oldest is");
     finds(&findings, (Level::Fine, "slot"), "in use by anabranch");
     database.run("rollback prepared 'left'").await;
     database.run("drop publication anabranch").await;
-    finds(&check(&database.config).await, (Level::Blocker, "publication"), "cannot go on without");
+    finds(
+        &check(&database.config, None).await,
+        (Level::Blocker, "publication"),
+        "cannot go on without",
+    );
 }

@@ -188,7 +188,7 @@ async fn rules_that_cannot_be_kept_are_refused() {
         };
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.report().contains(needle) && error.help().is_some(), "{error:?}");
-        let findings = check(&database.config).await;
+        let findings = check(&database.config, None).await;
         let blocks = |f: &anabranch_core::Finding| f.level == Level::Blocker;
         let text = |f: &anabranch_core::Finding| format!("{} {}", f.subject, f.seen);
         assert!(findings.iter().any(|f| blocks(f) && text(f).contains(needle)), "{findings:?}");

@@ -270,7 +270,7 @@ async fn the_warning_comes_before_the_server_gives_the_slot_up() {
     guarding.abort();
     let error = Follower::try_start(&database, replica).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     let gone =
         |found: &Finding| found.level == Level::Blocker && found.seen.contains("its WAL is gone");
     assert!(findings.iter().any(gone), "{findings:?}");

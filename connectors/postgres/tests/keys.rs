@@ -85,7 +85,7 @@ async fn tables_whose_updates_a_publication_would_refuse_are_found() {
         assert!(database.client.batch_execute(&update).await.is_err(), "{table}");
     }
     database.config.publication = "everything".into();
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     for table in ["keyless", "late", "nothing", "gone", "m_0"] {
         let found = findings.iter().any(|finding| {
             finding.level == Level::Risk
@@ -142,7 +142,7 @@ async fn an_append_only_table_stays_as_it_is_for_the_application() {
                      from pg_publication_tables";
     let expected = "anabranch orders, anabranch_append audit";
     assert_eq!(database.text(published).await, expected);
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     assert!(findings.iter().all(|finding| finding.level < Level::Blocker), "{findings:?}");
     drop(follower);
     let plan = teardown_plan(&database.config).await.unwrap();
@@ -195,7 +195,7 @@ async fn keys_of_appended_rows_survive_restarts_and_splits() {
     // A name of one's own, and one that is taken.
     drop(follower);
     database.config.append_key = "line".into();
-    let findings = check(&database.config).await;
+    let findings = check(&database.config, None).await;
     assert!(findings.iter().any(|finding| finding.help.contains("append_key")), "{findings:?}");
     database.drop().await;
 }
@@ -235,7 +235,7 @@ async fn publications_that_do_not_fit_append_only_tables_are_refused() {
         database.config.publication = publication.into();
         let error = Follower::try_start(&database, Replica::default()).await.err().unwrap();
         assert!(error.help().unwrap().contains(sql), "{error:?}");
-        let findings = check(&database.config).await;
+        let findings = check(&database.config, None).await;
         assert!(findings.iter().any(|finding| finding.help.contains(sql)), "{findings:?}");
     }
     // What is missing is made.

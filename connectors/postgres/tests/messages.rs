@@ -104,7 +104,7 @@ async fn a_slot_made_with_two_phase_is_refused_and_mended_without_loss() {
         let report = error.report();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(report.contains("two_phase = true") && report.contains(&slot), "{report}");
-        let findings = check(&database.config).await;
+        let findings = check(&database.config, None).await;
         finds(&findings, (Level::Blocker, "slot"), "two_phase = true");
         let sql = report.split_once("loses nothing: ").unwrap().1;
         let sql = sql.split_once("; if it had failover").unwrap().0;

@@ -138,7 +138,7 @@ async fn partitions_under_their_own_names_are_refused() {
     let error = Follower::try_start(&database, Replica::default()).await.err().unwrap();
     let mend = "SET (publish_via_partition_root = true);";
     assert!(error.report().contains("public.m") && error.report().contains(mend), "{error:?}");
-    assert!(check(&database.config).await.iter().any(|finding| finding.help.contains(mend)));
+    assert!(check(&database.config, None).await.iter().any(|finding| finding.help.contains(mend)));
     database.run("alter publication anabranch set (publish_via_partition_root = true)").await;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.catch_up(&database).await;

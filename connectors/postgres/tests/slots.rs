@@ -121,7 +121,7 @@ async fn a_slot_of_another_database_is_somebody_elses() {
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
     let report = error.report();
     assert!(report.contains("made by somebody else") && report.contains("[source] slot"));
-    let findings = check(&second.config).await;
+    let findings = check(&second.config, None).await;
     finds(&findings, (Level::Blocker, "slot"), "made by somebody else");
 }
 

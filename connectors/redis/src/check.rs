@@ -11,8 +11,7 @@ use crate::info::Info;
 /// Looks at the server that sink `sink` is to write to. Nothing is written.
 pub async fn check(config: &RedisConfig, sink: &str) -> Vec<Finding> {
     let blocker = |subject: String, error: anabranch_core::Error| {
-        let help = error.help().unwrap_or("see that it runs and can be reached from here");
-        vec![Finding::trouble(Level::Blocker, subject, error.report(), help)]
+        vec![Finding::blocker(subject, &error, "see that it runs and can be reached from here")]
     };
     if let Err(error) = config.validate(sink) {
         return blocker(format!("{sink}: settings"), error);

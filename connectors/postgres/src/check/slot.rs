@@ -23,11 +23,13 @@ pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<(
         return Ok(());
     };
     let database = facts.config.database()?;
-    if let Err(error) = slot.check_ours(&database).and_then(|()| slot.check_single_phase()) {
+    if let Err(error) = slot.check_usable(&database) {
         findings.blocker(subject, &error);
         return Ok(());
     }
     match slot.wal_status.as_deref().unwrap_or("reserved") {
+        // Beside a log it is said with what is missing there.
+        "lost" if facts.log.is_some() => {}
         "lost" => findings.block(
             subject,
             format!("{name} was invalidated: its WAL is gone"),

@@ -105,7 +105,7 @@ async fn one_in_the_way_is_named() {
     {
         let (port, _tasks) = listen(server, kind).await;
         let (_, config) = through(&database, port);
-        finds(&check(&config).await, (level, subject), "PgBouncer");
+        finds(&check(&config, None).await, (level, subject), "PgBouncer");
     }
     database.drop().await;
 }
