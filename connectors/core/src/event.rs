@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Lsn, Position, Repair, Table, Version};
+use crate::{Lsn, Position, Repair, Table, TableSnapshot, Version};
 
 /// A run of changes that becomes durable in the log together, with the source's cursor.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct LogBatch {
     pub events: Vec<Event>,
     /// What these changes leave to be mended.
     pub repairs: Vec<Repair>,
+    /// How far snapshots of single tables are with these changes.
+    pub snapshots: Vec<TableSnapshot>,
 }
 
 /// One change.
@@ -75,6 +77,9 @@ pub enum Change {
     },
     /// Every row of the table written below this event's version is gone.
     Truncate,
+    /// The same, at the end of a snapshot of the whole table: rows that it has not found are gone.
+    /// Its position is where the snapshot began, so what came since stays.
+    Sweep,
 }
 
 /// How a row changed.
@@ -119,7 +124,7 @@ impl Event {
                 let row = |row: &Option<Bytes>| row.as_ref().map_or(0, Bytes::len);
                 FIXED + key.len() + row(before) + row(after)
             }
-            Change::Truncate => FIXED,
+            Change::Truncate | Change::Sweep => FIXED,
         }
     }
 }

@@ -28,6 +28,7 @@ mod rereads;
 pub mod resume;
 mod secret;
 mod sink;
+mod snapshot;
 mod source;
 mod table;
 pub mod value;
@@ -49,6 +50,7 @@ pub use repair::{Repair, RepairReason};
 pub use rereads::{Reread, Rereads};
 pub use secret::Secret;
 pub use sink::Sink;
+pub use snapshot::{SNAPSHOT_FORMAT, SnapshotStart, SnapshotState, TableSnapshot};
 pub use source::Source;
 pub use table::{
     Attribute, Column, ColumnType, Member, NARROW_PRECISION_MAX, PRECISION_MAX, Table,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Epoch, Lsn, Result, SourceCursor, Table};
+use crate::{Epoch, Lsn, Result, SourceCursor, Table, TableSnapshot};
 
 /// An answer of the log, which takes a while.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -20,6 +20,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 pub trait LogHistory: fmt::Debug + Send + Sync {
     /// The position record as it is now.
     fn position(&self) -> Answer<'_, Option<SourceCursor>>;
+
+    /// The last snapshot beside the stream of each table that ever had one.
+    fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>>;
 
     /// For each of `tables`, what the log was given of it by transactions of the history `epoch`
     /// that committed at or after `since`, and by all of later histories.

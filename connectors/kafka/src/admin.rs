@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_core::{Finding, Level, Result, SourceCursor};
+use anabranch_core::{Finding, Level, Result, SourceCursor, TableSnapshot};
 use rdkafka::admin::AdminOptions;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use crate::context::{Quiet, Trouble};
 use crate::names::{key_subject, value_subject};
+use crate::progress::OpenWork;
 use crate::reader::{self, BROKER_TIMEOUT, Borders, Reader};
-use crate::repairs::{RepairRecord, TableRepairs, summary};
+use crate::repairs::{TableRepairs, summary};
 use crate::schemas::SchemaRecord;
 use crate::stats::UnitLag;
 use crate::topics::{Admin, Topic};
@@ -45,17 +46,24 @@ pub async fn read_position(kafka: &KafkaConfig) -> Result<Option<SourceCursor>> 
 /// As for [`read_position`].
 pub async fn repairs(kafka: &KafkaConfig) -> Result<Vec<TableRepairs>> {
     let log = read_position(kafka).await?.map(|position| position.log);
-    Ok(summary(repairs_of(kafka, log).await?.iter()))
+    Ok(summary(open_work_of(kafka, log).await?.repairs.iter()))
 }
 
-/// Those of the log with this id.
-pub(crate) async fn repairs_of(
-    kafka: &KafkaConfig,
-    log: Option<Uuid>,
-) -> Result<Vec<RepairRecord>> {
-    let (config, Some(log)) = (kafka.clone(), log) else { return Ok(Vec::new()) };
+/// Reads the last snapshot beside the stream of every table that ever had one.
+///
+/// # Errors
+///
+/// As for [`read_position`].
+pub async fn snapshots(kafka: &KafkaConfig) -> Result<Vec<TableSnapshot>> {
+    let log = read_position(kafka).await?.map(|position| position.log);
+    Ok(open_work_of(kafka, log).await?.snapshots)
+}
+
+/// The work beside the stream of the log with this id.
+pub(crate) async fn open_work_of(kafka: &KafkaConfig, log: Option<Uuid>) -> Result<OpenWork> {
+    let (config, Some(log)) = (kafka.clone(), log) else { return Ok(OpenWork::default()) };
     crate::blocking(move || {
-        progress::read_repairs(&Reader::new(&config)?, &Names::new(&config), log)
+        progress::read_open_work(&Reader::new(&config)?, &Names::new(&config), log)
     })
     .await
 }

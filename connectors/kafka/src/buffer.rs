@@ -7,8 +7,8 @@
 //!
 //! A group is what one version covers: the changes of one part of a transaction. A batch that ends
 //! inside of one could bring a key to a store twice with one version. The rows of a snapshot also
-//! share a version, but have each key once; and a TRUNCATE ends what came before it: both stand
-//! alone. Kafka's transactions hold whole groups, so a partition never ends inside of one.
+//! share a version, but have each key once; and a TRUNCATE, or a sweep, ends what came before it:
+//! all of them stand alone. Kafka's transactions hold whole groups, so a partition never ends inside of one.
 //!
 //! The exception is a part from [`ROW_PART_MAX`] on, which has no bound: it is cut where it fills a
 //! batch, and may be in several of Kafka's transactions. Its changes still come in order, but two of
@@ -55,7 +55,7 @@ impl Record {
     }
 
     fn stands_alone(&self) -> bool {
-        self.header.snapshot || self.header.kind == Kind::Truncate
+        self.header.snapshot || matches!(self.header.kind, Kind::Truncate | Kind::Sweep)
     }
 
     /// Whether both are of one group, this one being the earlier.

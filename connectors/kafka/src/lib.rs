@@ -31,6 +31,7 @@ mod scan;
 mod schemas;
 mod seek;
 mod sink;
+mod snapshots;
 mod source;
 mod stats;
 mod topics;
@@ -43,6 +44,7 @@ pub use repairs::{REPAIR_FORMAT, RepairRecord, Repairs, TableRepairs};
 pub use scan::LogScan;
 pub use schemas::{SCHEMA_FORMAT, SchemaRecord, Tables};
 pub use sink::LogSink;
+pub use snapshots::Snapshots;
 pub use source::{Limits, TopicSource};
 pub use stats::{GroupStats, UnitLag};
 

@@ -1,14 +1,14 @@
 //! What the log says about itself: its position record and its tables, read to their ends.
 //!
 //! ```text
-//! <prefix>.progress ─▶ position: SourceCursor, repairs     <prefix>.schemas ─▶ Tables
+//! <prefix>.progress ─▶ position: SourceCursor, open work   <prefix>.schemas ─▶ Tables
 //! ```
 //!
 //! Blocking: call it where blocking is allowed.
 
 use std::collections::HashMap;
 
-use anabranch_core::{CURSOR_FORMAT, Error, ErrorKind, Result, SourceCursor};
+use anabranch_core::{CURSOR_FORMAT, Error, ErrorKind, Result, SourceCursor, TableSnapshot};
 use rdkafka::message::Message as _;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::reader::Reader;
 use crate::repairs::{self, RepairRecord};
 use crate::schemas::{SchemaRecord, Tables};
-use crate::{KafkaConfig, Names, error};
+use crate::{KafkaConfig, Names, error, snapshots};
 
 /// The key of the position record in the progress topic.
 pub(crate) const POSITION_KEY: &str = "position";
@@ -64,20 +64,38 @@ pub(crate) fn read_position(reader: &Reader, names: &Names) -> Result<Option<Sou
     last.as_deref().map(parse_position).transpose()
 }
 
-/// Reads the repairs that are pending in the log with this id.
-pub(crate) fn read_repairs(reader: &Reader, names: &Names, log: Uuid) -> Result<Vec<RepairRecord>> {
+/// What the log holds of work beside the stream.
+#[derive(Debug, Default)]
+pub(crate) struct OpenWork {
+    /// Repairs that are pending.
+    pub(crate) repairs: Vec<RepairRecord>,
+    /// The last snapshot of each table, those that have ended, too.
+    pub(crate) snapshots: Vec<TableSnapshot>,
+}
+
+/// Reads the work beside the stream of the log with this id.
+pub(crate) fn read_open_work(reader: &Reader, names: &Names, log: Uuid) -> Result<OpenWork> {
     let topic = names.progress();
-    let Some(borders) = single_partition(reader, &topic)? else { return Ok(Vec::new()) };
+    let Some(borders) = single_partition(reader, &topic)? else { return Ok(OpenWork::default()) };
     let mut pending: HashMap<Vec<u8>, Option<RepairRecord>> = HashMap::new();
+    let mut snapshots: HashMap<Vec<u8>, Option<TableSnapshot>> = HashMap::new();
     reader.read(&topic, (borders.start, borders.end), |record| {
-        if let Some(key) = record.key().filter(|key| repairs::is_repair(Some(key))) {
+        let Some(key) = record.key() else { return Ok(()) };
+        if repairs::is_repair(Some(key)) {
             pending.insert(key.to_vec(), record.payload().map(repairs::parse).transpose()?);
+        } else if snapshots::is_snapshot(key) {
+            let snapshot = record.payload().map(snapshots::parse).transpose()?;
+            snapshots.insert(key.to_vec(), snapshot);
         }
         Ok(())
     })?;
-    let mut found: Vec<RepairRecord> = pending.into_values().flatten().collect();
-    found.retain(|record| record.log == log);
-    Ok(found)
+    let mut work = OpenWork {
+        repairs: pending.into_values().flatten().collect(),
+        snapshots: snapshots.into_values().flatten().collect(),
+    };
+    work.repairs.retain(|record| record.log == log);
+    work.snapshots.retain(|record| record.log == log);
+    Ok(work)
 }
 
 /// Reads the tables, and the end of what was read.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anabranch_core::avro::envelope::split_header;
 use anabranch_core::avro::read::{Decoder, Kind};
 use anabranch_core::{
-    Answer, Delivered, Epoch, Error, LogHistory, Lsn, Result, SourceCursor, Table,
+    Answer, Delivered, Epoch, Error, LogHistory, Lsn, Result, SourceCursor, Table, TableSnapshot,
 };
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -46,6 +46,10 @@ impl LogScan {
 impl LogHistory for LogScan {
     fn position(&self) -> Answer<'_, Option<SourceCursor>> {
         Box::pin(crate::admin::read_position(&self.kafka))
+    }
+
+    fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>> {
+        Box::pin(crate::admin::snapshots(&self.kafka))
     }
 
     fn delivered<'a>(
@@ -161,11 +165,17 @@ fn look(
         }
     };
     let header = decoder.peek(payload)?;
+    // A sweep stands where its snapshot began, and may have come long after that.
+    if header.kind == Kind::Sweep {
+        return Ok(Seen::Truncate);
+    }
     if (header.position.epoch, header.position.commit_lsn) < since {
         return Ok(Seen::Before);
     }
     Ok(match (header.kind, record.key()) {
-        (Kind::Truncate, _) | (Kind::Upsert | Kind::Delete | Kind::Marked, None) => Seen::Truncate,
+        (Kind::Truncate | Kind::Sweep, _) | (Kind::Upsert | Kind::Delete | Kind::Marked, None) => {
+            Seen::Truncate
+        }
         (Kind::Upsert | Kind::Delete | Kind::Marked, Some(key)) => {
             Seen::Row(Bytes::copy_from_slice(split_header(key)?.1))
         }

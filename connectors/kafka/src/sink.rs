@@ -23,6 +23,7 @@ use crate::producer::{Outgoing, Producer};
 use crate::progress::{self, POSITION_KEY};
 use crate::repairs::{RepairRecord, Repairs};
 use crate::routes::{Route, Routes};
+use crate::snapshots::{self, Snapshots};
 use crate::topics::{Admin, Topic};
 use crate::{KafkaConfig, Names, RegistryConfig, error};
 
@@ -38,6 +39,8 @@ pub struct LogSink {
     routes: Routes,
     /// What the log has to be mended by.
     repairs: Arc<Repairs>,
+    /// How far snapshots of single tables are.
+    snapshots: Arc<Snapshots>,
     /// `None` before [`Sink::cursor`], and after a failure.
     producer: Option<Producer>,
     /// The position record, as far as this sink has written or read it.
@@ -63,6 +66,7 @@ impl LogSink {
             source,
             routes: Routes::new(kafka, registry)?,
             repairs: Arc::default(),
+            snapshots: Arc::default(),
             producer: None,
             position: None,
             written: None,
@@ -82,6 +86,12 @@ impl LogSink {
         Arc::clone(&self.repairs)
     }
 
+    /// The snapshots of single tables, as of the last [`Sink::cursor`] or batch.
+    #[must_use]
+    pub fn snapshots(&self) -> Arc<Snapshots> {
+        Arc::clone(&self.snapshots)
+    }
+
     /// Fences any other producer, then reads what the log holds.
     async fn take_over(&mut self) -> Result<()> {
         self.producer = None;
@@ -93,7 +103,9 @@ impl LogSink {
         let config = self.kafka.clone();
         let progress = crate::blocking(move || progress::read(&config)).await?;
         let log = progress.position.as_ref().map(|position| position.log);
-        self.repairs.reset(crate::admin::repairs_of(&self.kafka, log).await?);
+        let open = crate::admin::open_work_of(&self.kafka, log).await?;
+        self.repairs.reset(open.repairs);
+        self.snapshots.reset(open.snapshots);
         self.routes.reset(admin, progress.tables);
         self.position = progress.position;
         self.written = None;
@@ -115,6 +127,7 @@ impl LogSink {
             }
         }
         self.repairs.add(repairs);
+        self.snapshots.add(&batch.snapshots);
         self.position = Some(upto.clone());
         self.written = Some(Fingerprint::of(batch));
         Ok(())
@@ -155,6 +168,10 @@ impl LogSink {
         for repair in repairs {
             let key = repair.record_key();
             self.send_json(producer, &self.names.progress(), &key, repair).await?;
+        }
+        for snapshot in &batch.snapshots {
+            let key = snapshots::record_key(snapshot);
+            self.send_json(producer, &self.names.progress(), &key, snapshot).await?;
         }
         self.send_json(producer, &self.names.progress(), POSITION_KEY, upto).await
     }
@@ -237,7 +254,7 @@ impl Fingerprint {
         let ends = batch.events.first().zip(batch.events.last());
         let last_key = batch.events.last().and_then(|event| match &event.change {
             Change::Row { key, .. } => Some(key.clone()),
-            Change::Truncate => None,
+            Change::Truncate | Change::Sweep => None,
         });
         let ends = ends.map(|(first, last)| (first.position, last.position));
         Self { events: batch.events.len(), ends, last_key }
@@ -270,8 +287,9 @@ async fn send(
             let key = Some(key_buffer.as_slice());
             producer.send(Outgoing { topic, partition, key, value, control: None }).await
         }
-        Change::Truncate => {
-            let control = Some("truncate");
+        Change::Truncate | Change::Sweep => {
+            let is_sweep = matches!(event.change, Change::Sweep);
+            let control = Some(if is_sweep { "sweep" } else { "truncate" });
             for partition in 0..route.partitions {
                 producer.send(Outgoing { topic, partition, key: None, value, control }).await?;
             }

@@ -429,7 +429,9 @@ impl Taken {
                         break;
                     }
                 }
-                Kind::Truncate => self.delete_below.push(DeleteBelow { partition, version }),
+                Kind::Truncate | Kind::Sweep => {
+                    self.delete_below.push(DeleteBelow { partition, version });
+                }
                 Kind::Marked => {}
             }
             let last = LastRecord { offset: record.offset, version };

@@ -25,6 +25,9 @@ pub const HEADER_LEN: usize = 5;
 /// Debezium's letter for a TRUNCATE.
 pub(super) const TRUNCATE: &str = "t";
 
+/// Debezium's letter for a message, which other readers pass over.
+pub(super) const SWEEP: &str = "m";
+
 /// The header of the Confluent wire format: 0 and the schema's id.
 #[must_use]
 pub fn header(schema_id: i32) -> [u8; HEADER_LEN] {
@@ -57,6 +60,7 @@ pub fn encode(event: &Event, names: &SourceNames, now_us: i64, out: &mut Vec<u8>
             (op.letter(), before.as_deref(), after.as_deref(), unchanged.as_slice())
         }
         Change::Truncate => (TRUNCATE, None, None, [].as_slice()),
+        Change::Sweep => (SWEEP, None, None, [].as_slice()),
     };
     image(before, out);
     image(after, out);

@@ -81,6 +81,9 @@ pub enum Kind {
     Marked,
     /// Every row of the partition with a version below this record's is gone.
     Truncate,
+    /// The same, where a snapshot of the table has ended: it stands where that began, below records
+    /// that come before it.
+    Sweep,
 }
 
 impl Decoder {
@@ -208,7 +211,7 @@ impl Decoder {
                 self.append_key(key)?;
                 Ok((header, Some(RowOp::Delete)))
             }
-            Kind::Marked | Kind::Truncate => Ok((header, None)),
+            Kind::Marked | Kind::Truncate | Kind::Sweep => Ok((header, None)),
         }
     }
 

@@ -31,13 +31,14 @@ fn encode(event: &Event) -> Vec<u8> {
 fn key_of(event: &Event) -> &[u8] {
     match &event.change {
         Change::Row { key, .. } => key,
-        Change::Truncate => &[],
+        Change::Truncate | Change::Sweep => &[],
     }
 }
 
 fn kind_of(event: &Event) -> Kind {
     match &event.change {
         Change::Truncate => Kind::Truncate,
+        Change::Sweep => Kind::Sweep,
         Change::Row { op: Op::Delete, .. } => Kind::Delete,
         Change::Row { unchanged, .. } if !unchanged.is_empty() => Kind::Marked,
         Change::Row { .. } => Kind::Upsert,
@@ -66,7 +67,7 @@ fn stored_row(table: &Table, sample: &Sample) -> Option<(RowOp, Row)> {
             }
             Some((RowOp::Delete, row))
         }
-        Kind::Marked | Kind::Truncate => None,
+        Kind::Marked | Kind::Truncate | Kind::Sweep => None,
     }
 }
 
@@ -79,6 +80,7 @@ fn avro_envelope(table: &Table, sample: &Sample) -> Value {
     let (op, unchanged) = match change {
         Change::Row { op, unchanged, .. } => (op.letter(), unchanged.as_slice()),
         Change::Truncate => ("t", [].as_slice()),
+        Change::Sweep => ("m", [].as_slice()),
     };
     let xid = transaction.xid;
     let source = [
@@ -343,7 +345,7 @@ fn what_no_table_of_ours_says_is_rejected() {
     let texts = two_columns(ColumnType::Text);
     assert!(report(&texts, &[2], &encode(&upsert(&texts, &[2, 2, 2, 0xFF]))).contains("UTF-8"));
     let unknown = encode(&upsert(&texts, &[2, 0])).into_iter().map(|byte| match byte {
-        b'c' => b'm',
+        b'c' => b'q',
         byte => byte,
     });
     assert!(report(&texts, &[2], &unknown.collect::<Vec<_>>()).contains("op is unknown"));

@@ -98,7 +98,7 @@ impl State {
                         records.push(LogRecord { position, version, row });
                     }
                 }
-                Change::Truncate => {
+                Change::Truncate | Change::Sweep => {
                     for records in &mut self.partitions {
                         records.push(LogRecord { position, version, row: None });
                     }

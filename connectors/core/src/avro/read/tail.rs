@@ -3,7 +3,7 @@
 use super::input::Input;
 use super::{Header, Kind};
 use crate::avro::Malformed;
-use crate::avro::envelope::TRUNCATE;
+use crate::avro::envelope::{SWEEP, TRUNCATE};
 use crate::{Epoch, Lsn, Op, Position, Version};
 
 /// What is read of `source`, `op` and `unchanged`.
@@ -50,6 +50,8 @@ impl<'a> Tail<'a> {
             Kind::Delete
         } else if self.op == TRUNCATE.as_bytes() {
             Kind::Truncate
+        } else if self.op == SWEEP.as_bytes() {
+            Kind::Sweep
         } else {
             return Err(Malformed::Op);
         };

@@ -183,20 +183,25 @@ pub(crate) fn row(table: &Table) -> BoxedStrategy<Row> {
 pub(crate) fn sample(table: Arc<Table>) -> impl Strategy<Value = Sample> {
     let position = (any::<u8>(), 0..Lsn::VERSION_LIMIT.0, 1..u64::from(u32::MAX), any::<u8>());
     let ops = prop_oneof![Just(Op::Create), Just(Op::Update), Just(Op::Delete), Just(Op::Read)];
-    let what = (proptest::option::weighted(0.9, ops), any::<bool>(), vec(".{1,3}", 0..2));
+    let none = prop_oneof![Just(Change::Truncate), Just(Change::Sweep)];
+    let op = prop_oneof![9 => ops.prop_map(Ok), 1 => none.prop_map(Err)];
+    let what = (op, any::<bool>(), vec(".{1,3}", 0..2));
     (position, what, row(&table), row(&table), any::<(u32, i64)>()).prop_map(
         move |((epoch, lsn, ordinal, part), (op, has_before, unchanged), old, new, (xid, us))| {
             let commit_lsn = Lsn(lsn);
-            let before = (has_before && op.is_some()).then_some(old);
-            let after = op.filter(|op| *op != Op::Delete).map(|_| new.clone());
+            let before = (has_before && op.is_ok()).then_some(old);
+            let after = op.as_ref().ok().filter(|op| **op != Op::Delete).map(|_| new.clone());
             let key: Row = table.key.iter().map(|place| new[*place].clone()).collect();
-            let change = op.map_or(Change::Truncate, |op| Change::Row {
-                op,
-                key: Bytes::from(encode_key(&table, &key)),
-                before: before.as_ref().map(|row| encode_row(&table, row).into()),
-                after: after.as_ref().map(|row| encode_row(&table, row).into()),
-                unchanged: if op == Op::Update { unchanged } else { Vec::new() },
-            });
+            let change = op.map_or_else(
+                |other| other,
+                |op| Change::Row {
+                    op,
+                    key: Bytes::from(encode_key(&table, &key)),
+                    before: before.as_ref().map(|row| encode_row(&table, row).into()),
+                    after: after.as_ref().map(|row| encode_row(&table, row).into()),
+                    unchanged: if op == Op::Update { unchanged } else { Vec::new() },
+                },
+            );
             let event = Event {
                 table: Arc::clone(&table),
                 position: Position { epoch: Epoch(epoch), commit_lsn, ordinal },
