@@ -224,6 +224,6 @@ impl<K: Sink<LogBatch, SourceCursor>> Sink<LogBatch, SourceCursor> for Until<K> 
 fn id(event: &Event) -> i64 {
     match &event.change {
         Change::Row { key, .. } => id_of_key(key).unwrap_or_default(),
-        Change::Truncate => 0,
+        Change::Truncate | Change::Sweep => 0,
     }
 }

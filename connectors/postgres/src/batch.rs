@@ -10,7 +10,10 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{Epoch, LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table};
+use anabranch_core::{
+    Epoch, LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table, TableSnapshot,
+};
+use uuid::Uuid;
 
 use crate::loss::Loss;
 use crate::membership::Found;
@@ -25,6 +28,8 @@ const MISSING_BYTES_GUESS: usize = 8 << 10;
 pub(crate) struct BatchBuilder {
     pub(crate) drafts: Vec<Draft>,
     tables: Vec<Arc<Table>>,
+    /// How far snapshots are with the drafts before the border.
+    snapshots: Vec<TableSnapshot>,
     /// Bytes of the drafts before `counted`.
     bytes: usize,
     counted: usize,
@@ -43,6 +48,7 @@ pub(crate) struct BatchBuilder {
 pub(crate) struct DraftBatch {
     pub(crate) drafts: Vec<Draft>,
     pub(crate) tables: Vec<Arc<Table>>,
+    snapshots: Vec<TableSnapshot>,
     pub(crate) cursor: SourceCursor,
 }
 
@@ -52,6 +58,7 @@ impl BatchBuilder {
         Self {
             drafts: Vec::new(),
             tables: Vec::new(),
+            snapshots: Vec::new(),
             bytes: 0,
             counted: 0,
             bytes_max,
@@ -65,6 +72,11 @@ impl BatchBuilder {
     /// The log must know this table from the next batch on.
     pub(crate) fn announce(&mut self, table: Arc<Table>) {
         self.tables.push(table);
+    }
+
+    /// How far a snapshot is with the drafts so far. A border must follow before any other draft.
+    pub(crate) fn record(&mut self, snapshot: TableSnapshot) {
+        self.snapshots.push(snapshot);
     }
 
     /// A transaction ended, or the server has nothing else before `lsn`.
@@ -98,6 +110,16 @@ impl BatchBuilder {
         self.cursor.epoch
     }
 
+    /// That of a commit at `lsn`; `None` if the log can tell no more apart.
+    pub(crate) fn epoch_at(&self, lsn: Lsn) -> Option<Epoch> {
+        self.cursor.epoch.at(self.cursor.confirm, lsn)
+    }
+
+    /// The log that the batches are for.
+    pub(crate) fn log(&self) -> Uuid {
+        self.cursor.log
+    }
+
     /// Takes in how the tables are published now; returns what is not as the log says.
     pub(crate) fn look(&mut self, found: &Found) -> Option<Loss> {
         let before = self.cursor.membership.take();
@@ -120,9 +142,10 @@ impl BatchBuilder {
         if within { self.bytes_max.div_ceil(3) } else { self.bytes_max }
     }
 
-    /// Whether there are events to hand over, or a table to announce.
+    /// Whether there are events to hand over, or something else that the log must know.
     pub(crate) fn is_ready(&self) -> bool {
-        self.border > 0 || self.is_full() || (!self.tables.is_empty() && self.drafts.is_empty())
+        let has_news = !self.tables.is_empty() || !self.snapshots.is_empty();
+        self.border > 0 || self.is_full() || (has_news && self.drafts.is_empty())
     }
 
     /// Whether there is nothing to hand over but a later position.
@@ -162,7 +185,12 @@ impl BatchBuilder {
         (self.border, self.bytes, self.counted) = (0, 0, 0);
         self.count();
         self.cursor.split = split;
-        DraftBatch { drafts, tables: std::mem::take(&mut self.tables), cursor: self.cursor.clone() }
+        DraftBatch {
+            drafts,
+            tables: std::mem::take(&mut self.tables),
+            snapshots: std::mem::take(&mut self.snapshots),
+            cursor: self.cursor.clone(),
+        }
     }
 }
 
@@ -183,7 +211,8 @@ impl DraftBatch {
         self.cursor.seen = self.cursor.seen.max(seen);
         self.cursor.rereads.clone_from(rereads);
         let events = self.drafts.into_iter().map(|draft| draft.event).collect();
-        (LogBatch { tables: self.tables, events, repairs }, self.cursor)
+        let (tables, snapshots) = (self.tables, self.snapshots);
+        (LogBatch { tables, events, repairs, snapshots }, self.cursor)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::catalog::Relation;
 use crate::copy_row::{CopyFormat, CopyRow};
 use crate::error::bug;
 use crate::intake::append_key;
+use crate::pgoutput::Value;
 use crate::row::RowWriter;
 
 /// What is read, and not handed over yet.
@@ -104,6 +105,21 @@ impl Copying {
         self.position.ordinal += self.stride;
         let (op, unchanged) = (Op::Delete, Vec::new());
         self.push(Arc::clone(table), Change::Row { op, key, before: None, after: None, unchanged });
+    }
+
+    /// The record of the key among `values`, which are texts in the order of the columns.
+    pub(crate) fn key(&mut self, relation: &Relation, values: &[Option<Bytes>]) -> Result<Bytes> {
+        let value = |place: usize| {
+            let text = values.get(place)?;
+            Some(text.as_ref().map_or(Value::Null, |text| Value::Text(text)))
+        };
+        let key = self.writer.key(&relation.layout, value);
+        key.map_err(|bad| bad.error(&relation.layout, value))
+    }
+
+    /// What wrote the rows.
+    pub(crate) fn into_writer(self) -> RowWriter {
+        self.writer
     }
 
     /// Bytes that wait.

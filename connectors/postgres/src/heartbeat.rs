@@ -28,7 +28,7 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// From this version on the message can be flushed at once; before, the WAL writer does it, within
 /// three times its `wal_writer_delay`.
-const FLUSH_VERSION: u32 = 170_000;
+pub(crate) const FLUSH_VERSION: u32 = 170_000;
 
 /// Sends heartbeats as `[source] heartbeat_ms` asks; without it, waits for ever. Cancel-safe.
 pub async fn beat(config: &PostgresConfig, stats: &Arc<SourceStats>) {

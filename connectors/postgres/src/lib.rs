@@ -33,6 +33,7 @@ mod guard;
 mod heartbeat;
 mod history;
 mod hosting;
+mod incremental;
 mod intake;
 mod key_text;
 mod locks;
@@ -56,6 +57,7 @@ mod teardown;
 mod tls;
 mod transaction;
 mod value;
+mod visibility;
 mod wait;
 mod watchdog;
 
@@ -70,6 +72,7 @@ pub use guard::{
     WalGuardConfig, has_slot,
 };
 pub use heartbeat::beat;
+pub use incremental::{SnapshotRequest, SnapshotScope};
 pub use loss::{Acceptance, Gap, WayOn};
 pub use session::connect;
 pub use snapshot::{CopyFigures, TableCopy};

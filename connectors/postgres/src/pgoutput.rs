@@ -18,7 +18,7 @@ use anabranch_core::Lsn;
 use bytes::Bytes;
 
 use crate::fields::Fields;
-pub(crate) use logical::Logical;
+pub(crate) use logical::{ChunkEdge, Edge, Logical, Ours};
 pub(crate) use options::PluginOptions;
 pub(crate) use streamed::{InStream, StreamAbort, StreamCommit, StreamStart, in_stream};
 pub(crate) use tuple::{Tuple, TupleBuilder, Value};

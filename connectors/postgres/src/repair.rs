@@ -282,7 +282,7 @@ fn append_position(texts: &[String]) -> Option<Lsn> {
 }
 
 /// `(id, region) in (values ('1'::integer, 'eu'::text), ..)`.
-fn condition(raw: &RawTable, table: &Table, keys: &[&Vec<String>]) -> Option<String> {
+pub(crate) fn condition(raw: &RawTable, table: &Table, keys: &[&Vec<String>]) -> Option<String> {
     let columns: Option<Vec<_>> =
         table.key_columns().map(|column| raw.column(column.attnum)).collect();
     let columns = columns?;

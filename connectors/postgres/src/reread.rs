@@ -15,7 +15,6 @@ mod lookup;
 mod pace;
 mod repairs;
 mod settle;
-mod visibility;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -35,12 +34,13 @@ use crate::pgoutput::Value;
 use crate::row::RowWriter;
 use crate::server::{Server, names};
 use crate::transaction::{Draft, Merged, Missing};
+use crate::visibility::{Snapshot, end_of_records};
 use crate::wait::Wait;
-use lookup::{Current, LookedUp, current_names, lock, look_up};
+use lookup::{Current, LookedUp, look_up};
+pub(crate) use lookup::{current_names, lock};
 use pace::Pace;
 use repairs::Repairs;
 use settle::{Fates, settle};
-use visibility::Snapshot;
 
 /// How long the server may take to flush by itself before it is asked to.
 const FLUSH_WAIT: Duration = Duration::from_millis(50);
@@ -335,7 +335,7 @@ pub(crate) async fn wait_for_flush(client: &Client) -> Result<Lsn> {
         Ok::<_, Error>((lsn, row.try_get::<_, i64>(1).doing(action)?.unsigned_abs()))
     };
     let (inserted, segment_bytes) = position("pg_current_wal_insert_lsn()").await?;
-    let target = visibility::end_of_records(inserted, segment_bytes);
+    let target = end_of_records(inserted, segment_bytes);
     let mut wait = Wait::begin();
     let mut asked = false;
     while position("pg_current_wal_flush_lsn()").await?.0 < target {

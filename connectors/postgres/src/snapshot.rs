@@ -197,7 +197,7 @@ pub(crate) async fn hold(
 
 /// Whether a table has other storage now than in the snapshot: then its rows in the snapshot are
 /// not to be had any more.
-async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
+pub(crate) async fn was_rewritten(session: &Session, tables: &[RawTable]) -> Result<bool> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let query = "
         with recursive tree(oid) as (

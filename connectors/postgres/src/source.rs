@@ -30,6 +30,7 @@ use crate::config::{PostgresConfig, TableName};
 use crate::dropped::DroppedSlots;
 use crate::error::{Context, bug};
 use crate::history::Plan;
+use crate::incremental::{Requests, SnapshotRequest};
 use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{Publication, Wanted};
@@ -60,6 +61,7 @@ pub struct PostgresSource {
     history: Option<Arc<dyn LogHistory>>,
     dropped: Option<Arc<dyn DroppedSlots>>,
     accepted: Vec<Acceptance>,
+    requests: Requests,
     stats: Arc<SourceStats>,
     text_only: TextOnly,
     running: Option<Running>,
@@ -116,6 +118,7 @@ impl PostgresSource {
             history: None,
             dropped: None,
             accepted: Vec::new(),
+            requests: watch::channel(None).1,
             stats,
             text_only: TextOnly::default(),
             running: None,
@@ -141,6 +144,11 @@ impl PostgresSource {
     /// What people have accepted.
     pub fn accept(&mut self, accepted: Vec<Acceptance>) {
         self.accepted = accepted;
+    }
+
+    /// Which snapshots of single tables are asked for, all of them; `None` as long as nobody knows.
+    pub fn follow(&mut self, requests: watch::Receiver<Option<Vec<SnapshotRequest>>>) {
+        self.requests = requests;
     }
 
     /// Figures of this source; they go on across `seek`.
@@ -204,19 +212,17 @@ impl PostgresSource {
             blind::obstacles(&tables, &self.known, after).next().map_or(Ok(()), Err)?;
         }
         self.check_publications(&session, &tables).await?;
-        let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
-            .with_rules(RuleBook::new(config));
-        for table in &tables {
-            if begins || !catalog.resume(table, &types) {
-                catalog.adopt(table, &types)?;
-            }
-        }
+        let catalog = self.catalog((&tables, &types), begins)?;
         let columns = tables.iter().flat_map(RawTable::published_columns);
         let codecs: Vec<Codec> =
             columns.map(|column| types.codec(column.type_oid, column.typmod)).collect();
         let binary = self.text_only.chooses_binary(config, &codecs);
         let (out, inbox) = mpsc::channel(BATCHES_MAX);
         let (started, is_started) = watch::channel(false);
+        let snapshots = match &self.history {
+            Some(history) if !begins => history.snapshots().await?,
+            Some(_) | None => Vec::new(),
+        };
         let run = Run {
             config: Arc::clone(config),
             stats: Arc::clone(&self.stats),
@@ -230,6 +236,8 @@ impl PostgresSource {
             catalog,
             history: self.history.clone(),
             binary,
+            requests: self.requests.clone(),
+            snapshots,
             text_only: self.text_only.clone(),
             durable: Durable::default(),
             pulse: Pulse::default(),
@@ -257,6 +265,18 @@ impl PostgresSource {
             book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
         }
         Ok((tables, types))
+    }
+
+    /// The tables as they are, or, unless a history begins, as the log has them.
+    fn catalog(&self, (tables, types): (&[RawTable], &Types), begins: bool) -> Result<Catalog> {
+        let mut catalog = Catalog::new(self.config.table_names()?, self.known.clone())
+            .with_rules(RuleBook::new(&self.config));
+        for table in tables {
+            if begins || !catalog.resume(table, types) {
+                catalog.adopt(table, types)?;
+            }
+        }
+        Ok(catalog)
     }
 
     async fn check_publications(&self, session: &Session, tables: &[RawTable]) -> Result<()> {

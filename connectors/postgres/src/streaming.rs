@@ -13,10 +13,11 @@ use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{OnLost, PostgresConfig, StreamingMode};
 use crate::error::{Context, from_wire, history_lost, lost, sql_cause};
 use crate::feed::{Fed, Feed, FeedError};
+use crate::incremental::Incremental;
 use crate::locks::is_taken;
 use crate::loss::Loss;
 use crate::membership::{self, Found};
-use crate::pgoutput::{self, Logical, Message, PluginOptions};
+use crate::pgoutput::{self, Logical, Message, Ours, PluginOptions};
 use crate::pgwire::WireError;
 use crate::publication;
 use crate::reread::Reread;
@@ -49,6 +50,8 @@ pub(crate) struct Streaming {
     reread: Reread,
     /// How far ahead of their events the re-reads of this history have looked.
     rereads: Rereads,
+    /// Snapshots of single tables.
+    incremental: Incremental,
     binary: bool,
     text_only: TextOnly,
     out: mpsc::Sender<Item>,
@@ -90,6 +93,8 @@ impl Streaming {
             out,
             binary,
             text_only,
+            requests,
+            snapshots,
             ..
         } = run;
         // The log's position record says it, or nothing that the slot has not confirmed itself.
@@ -115,6 +120,7 @@ impl Streaming {
             // A release that kept no list has read again: any event may have been concerned.
             rereads.add(Lsn::default(), cursor.seen);
         }
+        let incremental = Incremental::new(Arc::clone(&config), writer(), (requests, snapshots));
         let ours = catalog.tables().iter().map(|table| table.oid).collect();
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
@@ -132,6 +138,7 @@ impl Streaming {
             builder,
             reread,
             rereads,
+            incremental,
             binary,
             text_only,
             out,
@@ -157,6 +164,9 @@ impl Streaming {
             if Instant::now() >= self.look_at {
                 self.look_at_publication().await?;
             }
+            if self.incremental.is_due() {
+                self.incremental.turn(&self.catalog, &mut self.builder);
+            }
             let idle = Duration::from_millis(self.config.idle_position_ms);
             let idle_at = self.handed_over + idle;
             let idle_due = self.builder.has_idle_progress() && Instant::now() >= idle_at;
@@ -179,6 +189,7 @@ impl Streaming {
                 () = tokio::time::sleep_until(idle_at),
                     if self.builder.has_idle_progress() && !ready => continue,
                 () = tokio::time::sleep_until(self.look_at) => continue,
+                () = self.incremental.woken() => continue,
             };
             match turn {
                 Turn::Input(input) => {
@@ -235,14 +246,24 @@ impl Streaming {
         if let Message::TwoPhase(step) = &message {
             return Err(step.refuse(&self.config.slot));
         }
-        if let Message::Logical(Logical { heartbeat: Some(id), .. }) = &message {
+        if let Message::Logical(Logical { ours: Some(Ours::Heartbeat(id)), .. }) = &message {
             self.stats.heartbeat_arrived(*id);
         }
+        if let Message::Begin(begin) = &message {
+            self.incremental.delivered(begin.xid);
+        }
+        let edge = if let Message::Logical(Logical { ours: Some(Ours::Chunk(edge)), .. }) = &message
+        {
+            Some(*edge)
+        } else {
+            None
+        };
         let before = self.builder.drafts.len();
         let drafts = &mut self.builder.drafts;
         let step = self.assembler.push(message, &self.catalog, drafts)?;
         let added = self.builder.drafts.len() - before;
         if added > 0 {
+            self.incremental.note(self.builder.drafts.get(before..).unwrap_or_default());
             self.stats.read_rows(added);
             self.builder.count();
         }
@@ -253,7 +274,12 @@ impl Streaming {
                 self.stats.committed(end_lsn);
                 self.builder.border(end_lsn);
             }
-            Step::Passed { lsn } => self.builder.border(lsn),
+            Step::Passed { lsn } => {
+                self.builder.border(lsn);
+                if let Some(edge) = edge {
+                    self.incremental.edge(edge, lsn, (&mut self.catalog, &mut self.builder));
+                }
+            }
         }
         Ok(())
     }
@@ -277,6 +303,7 @@ impl Streaming {
         }
         if let Some(table) = self.catalog.adopt_message(message, raw.as_ref(), &types)? {
             tracing::info!(table = table.full_name(), version = table.version, "schema changed");
+            self.incremental.altered(table.oid);
             self.builder.announce(table);
         }
         Ok(())
@@ -370,6 +397,7 @@ impl Streaming {
 
     async fn hand_over(&mut self, permit: mpsc::Permit<'_, Item>) -> Result<()> {
         let mut batch = self.builder.take(&mut self.assembler);
+        self.incremental.handed_over();
         let reread_from = batch.reread_from();
         let began = Instant::now();
         let leaves = &mut self.catalog.leaves;

@@ -7,16 +7,18 @@ use crate::error::{Context, bug};
 
 /// `pg_current_snapshot()`, with 64-bit transaction ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
-    xmin: u64,
-    xmax: u64,
+pub(crate) struct Snapshot {
+    /// Every lower one has ended.
+    pub(crate) xmin: u64,
+    /// No higher one, nor this, was in use.
+    pub(crate) xmax: u64,
     running: Vec<u64>,
 }
 
 impl Snapshot {
     /// The snapshot of the open transaction, which it takes if there is none yet.
-    pub(super) async fn take(client: &Client) -> Result<Self> {
-        let action = || "take a snapshot for a re-read".to_owned();
+    pub(crate) async fn take(client: &Client) -> Result<Self> {
+        let action = || "take a snapshot".to_owned();
         let row =
             client.query_one("select pg_current_snapshot()::text", &[]).await.doing(action)?;
         let text: &str = row.try_get(0).doing(action)?;
@@ -24,7 +26,7 @@ impl Snapshot {
     }
 
     /// Reads `xmin:xmax:id,id,..`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ':');
         let xmin = parts.next()?.parse().ok()?;
         let xmax = parts.next()?.parse().ok()?;
@@ -36,24 +38,24 @@ impl Snapshot {
     }
 
     /// Whether the changes of the committed transaction `xid` are in it.
-    pub(super) fn sees(&self, xid: u32) -> bool {
-        let xid = self.widen(xid);
+    pub(crate) fn sees(&self, xid: u32) -> bool {
+        let xid = widen(self.xmax, xid);
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
     }
+}
 
-    /// The 64-bit id whose lower half is `xid` and that is nearest to this snapshot: ids in use
-    /// are never further apart than half of the 32-bit range.
-    fn widen(&self, xid: u32) -> u64 {
-        const HALF: u64 = 1 << 31;
-        const WHOLE: u64 = 1 << 32;
-        let near = self.xmax & !(WHOLE - 1) | u64::from(xid);
-        if near > self.xmax + HALF {
-            near.saturating_sub(WHOLE)
-        } else if near + HALF < self.xmax {
-            near + WHOLE
-        } else {
-            near
-        }
+/// The 64-bit id whose lower half is `xid` and that is nearest to `here`: ids in use are never
+/// further apart than half of the 32-bit range.
+pub(crate) fn widen(here: u64, xid: u32) -> u64 {
+    const HALF: u64 = 1 << 31;
+    const WHOLE: u64 = 1 << 32;
+    let near = here & !(WHOLE - 1) | u64::from(xid);
+    if near > here + HALF {
+        near.saturating_sub(WHOLE)
+    } else if near + HALF < here {
+        near + WHOLE
+    } else {
+        near
     }
 }
 
@@ -61,7 +63,7 @@ impl Snapshot {
 ///
 /// At the start of a page that position lies behind the page's header, and the flush position,
 /// which ends with the record before it, never gets there while nothing is written.
-pub(super) fn end_of_records(inserted: Lsn, segment_bytes: u64) -> Lsn {
+pub(crate) fn end_of_records(inserted: Lsn, segment_bytes: u64) -> Lsn {
     const PAGE_BYTES: u64 = 8192;
     const HEADER_BYTES: u64 = 24;
     const SEGMENT_HEADER_BYTES: u64 = 40;

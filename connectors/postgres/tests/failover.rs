@@ -199,7 +199,7 @@ fn holds(events: &[Event], needle: &str) -> bool {
         Change::Row { after: Some(after), .. } => {
             after.windows(needle.len()).any(|window| window == needle.as_bytes())
         }
-        Change::Row { .. } | Change::Truncate => false,
+        Change::Row { .. } | Change::Truncate | Change::Sweep => false,
     })
 }
 

@@ -154,7 +154,7 @@ fn config(database: &Database, binary: BinaryFormat, suffix: &str) -> PostgresCo
 async fn follow(database: &Database, config: PostgresConfig) -> Follower {
     let mut source = PostgresSource::open(config).await.unwrap();
     source.seek(None).await.unwrap();
-    let mut follower = Follower { source, replica: Replica::default() };
+    let mut follower = Follower::of(source, Replica::default());
     follower.catch_up(database).await;
     follower
 }
@@ -167,7 +167,7 @@ fn rows(events: &[Event]) -> Vec<[Vec<u8>; 3]> {
             before.as_ref().map(|row| row.to_vec()).unwrap_or_default(),
             after.as_ref().map(|row| row.to_vec()).unwrap_or_default(),
         ]),
-        Change::Truncate => None,
+        Change::Truncate | Change::Sweep => None,
     };
     events.iter().filter_map(images).collect()
 }

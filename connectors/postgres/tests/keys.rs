@@ -161,7 +161,7 @@ async fn an_append_only_table_stays_as_it_is_for_the_application() {
 fn keys(replica: &Replica) -> Vec<Vec<u8>> {
     let key = |event: &anabranch_core::Event| match &event.change {
         Change::Row { key, .. } => Some(key.to_vec()),
-        Change::Truncate => None,
+        Change::Truncate | Change::Sweep => None,
     };
     replica.events.iter().filter_map(key).collect()
 }

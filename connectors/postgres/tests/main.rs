@@ -16,6 +16,7 @@ mod failover;
 mod formats;
 mod guard;
 mod handover;
+mod incremental;
 mod keys;
 mod lost;
 mod memberships;

@@ -14,7 +14,7 @@ fn ids(replica: &Replica) -> Vec<u8> {
     let id = |event: &anabranch_core::Event| match &event.change {
         // A small Avro int is twice its value.
         Change::Row { key, .. } => Some(key[0] / 2),
-        Change::Truncate => None,
+        Change::Truncate | Change::Sweep => None,
     };
     replica.events.iter().filter_map(id).collect()
 }

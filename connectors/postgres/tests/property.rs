@@ -122,7 +122,7 @@ async fn follow(database: &Database, binary: BinaryFormat) -> Follower {
     config.binary = binary;
     let mut source = PostgresSource::open(config).await.unwrap();
     source.seek(None).await.unwrap();
-    let mut follower = Follower { source, replica: Replica::default() };
+    let mut follower = Follower::of(source, Replica::default());
     follower.catch_up(database).await;
     follower
 }

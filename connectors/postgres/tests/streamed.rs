@@ -36,7 +36,7 @@ async fn database(sql: &str, tables: &[&str]) -> Database {
 async fn follow(config: PostgresConfig) -> Follower {
     let mut source = PostgresSource::open(config).await.unwrap();
     source.seek(None).await.unwrap();
-    Follower { source, replica: Replica::default() }
+    Follower::of(source, Replica::default())
 }
 
 /// Whether the server has streamed a transaction to this slot.

@@ -27,7 +27,7 @@ fn unchanged(replica: &Replica) -> Vec<Vec<String>> {
         .filter(|event| event.transaction.xid != 0)
         .map(|event| match &event.change {
             Change::Row { unchanged, .. } => unchanged.clone(),
-            Change::Truncate => Vec::new(),
+            Change::Truncate | Change::Sweep => Vec::new(),
         })
         .collect()
 }
@@ -46,7 +46,7 @@ async fn all_equal(database: Database, mut follower: Follower, letters: &str) {
 fn is_complete(event: &Event) -> bool {
     match &event.change {
         Change::Row { unchanged, .. } => unchanged.is_empty(),
-        Change::Truncate => true,
+        Change::Truncate | Change::Sweep => true,
     }
 }
 
@@ -55,7 +55,7 @@ fn goes_later(replica: &Replica, place: usize) -> bool {
     let Change::Row { key: gone, .. } = &replica.events[place].change else { return false };
     replica.events[place..].iter().any(|event| match &event.change {
         Change::Row { op: Op::Delete, key, .. } => key == gone,
-        Change::Row { .. } | Change::Truncate => false,
+        Change::Row { .. } | Change::Truncate | Change::Sweep => false,
     })
 }
 

@@ -52,7 +52,7 @@ fn read(table: &Table, row: &[u8]) -> Vec<(String, Value)> {
 fn rows(replica: &Replica) -> Vec<Vec<(String, Value)>> {
     let after = |event: &anabranch_core::Event| match &event.change {
         Change::Row { after: Some(after), .. } => Some(read(&event.table, after)),
-        Change::Row { .. } | Change::Truncate => None,
+        Change::Row { .. } | Change::Truncate | Change::Sweep => None,
     };
     replica.events.iter().filter_map(after).collect()
 }

@@ -124,7 +124,7 @@ impl Reader {
     fn check(&mut self, event: &Event) {
         let (created, pair) = match &event.change {
             Change::Row { op, .. } => (*op == Op::Create, *op == Op::Delete),
-            Change::Truncate => (true, true),
+            Change::Truncate | Change::Sweep => (true, true),
         };
         if let Some((last, paired)) = self.last {
             let same = event.position == last && created && paired;

@@ -148,7 +148,7 @@ fn every_message_is_decoded() {
     assert_eq!(new.value(0), Some(Value::Text(b"2")));
     assert!(matches!(&decoded[8], Message::Update { old: Some(OldTuple::Full(_)), .. }));
     assert_eq!(decoded[10], Message::Truncate { relations: vec![7, 8] });
-    let logical = Logical { transactional: false, lsn: Lsn(0x28), heartbeat: None };
+    let logical = Logical { transactional: false, lsn: Lsn(0x28), ours: None };
     assert_eq!(decoded[12], Message::Logical(logical));
     let steps = [
         Prepared::Begin,

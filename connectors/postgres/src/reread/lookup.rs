@@ -29,7 +29,7 @@ pub(crate) enum Current {
 }
 
 /// Tables by oid, under their names of now; a table that was dropped is not among them.
-pub(super) type Names = HashMap<u32, String>;
+pub(crate) type Names = HashMap<u32, String>;
 
 /// A column by (relation, attribute number): its name, type and modifier now.
 type Columns = HashMap<(u32, i16), Column>;
@@ -45,7 +45,7 @@ fn action() -> String {
     "re-read unchanged values".to_owned()
 }
 
-pub(super) async fn current_names(client: &Client, oids: &BTreeSet<u32>) -> Result<Names> {
+pub(crate) async fn current_names(client: &Client, oids: &BTreeSet<u32>) -> Result<Names> {
     let oids: Vec<u32> = oids.iter().copied().collect();
     // ONLY keeps the children of a table that is inherited from out; partitions belong to theirs.
     let query = "
@@ -61,7 +61,7 @@ pub(super) async fn current_names(client: &Client, oids: &BTreeSet<u32>) -> Resu
 /// Begins a transaction and locks the tables; its snapshot is not taken yet. `Some` if they are not
 /// to be had now: somebody alters one of them, or has renamed or dropped it. Roll back then, and look
 /// again.
-pub(super) async fn lock(client: &Client, names: &Names) -> Result<Option<tokio_postgres::Error>> {
+pub(crate) async fn lock(client: &Client, names: &Names) -> Result<Option<tokio_postgres::Error>> {
     client.batch_execute("begin isolation level repeatable read read only").await.doing(action)?;
     let names: Vec<String> = names.values().cloned().collect();
     if names.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_core::{
     CURSOR_FORMAT, Epoch, Error, ErrorKind, LogBatch, LogHistory, Lsn, Phase, Rereads, Result,
-    SourceCursor,
+    SourceCursor, TableSnapshot,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
 use crate::error::{Context, bug};
 use crate::history::Plan;
+use crate::incremental::Requests;
 use crate::membership::Found;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::row::RowWriter;
@@ -46,6 +47,9 @@ pub(crate) struct Run {
     pub(crate) history: Option<Arc<dyn LogHistory>>,
     /// Whether the stream has its values in binary format.
     pub(crate) binary: bool,
+    /// Snapshots of single tables: those that are asked for, and those that the log knows.
+    pub(crate) requests: Requests,
+    pub(crate) snapshots: Vec<TableSnapshot>,
     pub(crate) text_only: TextOnly,
     pub(crate) durable: Durable,
     pub(crate) pulse: Pulse,

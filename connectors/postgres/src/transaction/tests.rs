@@ -95,7 +95,7 @@ impl Run {
             .map(|draft| {
                 let letter = match &draft.event.change {
                     Change::Row { op, .. } => op.letter(),
-                    Change::Truncate => "t",
+                    Change::Truncate | Change::Sweep => "t",
                 };
                 let event = &draft.event;
                 (event.position.ordinal, event.part, letter, draft.missing.is_some())
@@ -106,7 +106,7 @@ impl Run {
     fn row(&self, place: usize) -> (&Bytes, Option<&Bytes>, Option<&Bytes>) {
         match &self.drafts[place].event.change {
             Change::Row { key, before, after, .. } => (key, before.as_ref(), after.as_ref()),
-            Change::Truncate => panic!("a truncate"),
+            Change::Truncate | Change::Sweep => panic!("a truncate"),
         }
     }
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use anabranch_core::{
-    Change, Error, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, Source, SourceCursor,
-    Table, Version,
+    Change, Error, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, SnapshotState,
+    Source, SourceCursor, Table, TableSnapshot, Version,
 };
-use anabranch_postgres::{Acceptance, PostgresSource};
+use anabranch_postgres::{Acceptance, PostgresSource, SnapshotRequest};
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::log::Log;
 use super::{DEADLINE, Database};
@@ -19,6 +20,8 @@ pub(crate) struct Replica {
     pub(crate) cursor: Option<SourceCursor>,
     pub(crate) events: Vec<Event>,
     pub(crate) repairs: Vec<Repair>,
+    /// The last snapshot of each table beside the stream.
+    pub(crate) snapshots: BTreeMap<u32, TableSnapshot>,
     pub(crate) tables: BTreeMap<(u32, u32), Arc<Table>>,
     /// By table and key: the version of the last change, and the row if there is one.
     pub(crate) rows: BTreeMap<(u32, Bytes), (Version, Option<Bytes>)>,
@@ -32,10 +35,10 @@ pub(crate) struct Replica {
 impl Replica {
     /// Makes a batch durable, and checks what every batch must keep.
     pub(crate) fn apply(&mut self, batch: LogBatch, cursor: SourceCursor) {
+        self.log.append(&batch, &cursor);
         for table in batch.tables {
             self.tables.insert((table.oid, table.version), table);
         }
-        self.log.append(&batch.events, &cursor);
         for event in batch.events {
             let known = self.tables.get(&(event.table.oid, event.table.version));
             assert_eq!(known, Some(&event.table), "every table is announced first");
@@ -45,15 +48,20 @@ impl Replica {
                 // TRUNCATE.
                 let same = deleted && created || matches!(event.change, Change::Truncate);
                 let orderly = event.position > last || (event.position == last && same);
-                assert!(self.is_beside(&event, last) || orderly, "{event:?}");
+                let is_sweep = matches!(event.change, Change::Sweep);
+                assert!(is_sweep || self.is_beside(&event, last) || orderly, "{event:?}");
             }
             let deleted = matches!(event.change, Change::Row { op: Op::Delete, .. });
             let truncated = matches!(event.change, Change::Truncate);
-            self.last = Some((event.position, deleted || truncated));
+            // A sweep stands where its snapshot began.
+            if !matches!(event.change, Change::Sweep) {
+                self.last = Some((event.position, deleted || truncated));
+            }
             self.store(&event);
             self.events.push(event);
         }
         self.repairs.extend(batch.repairs);
+        self.snapshots.extend(batch.snapshots.into_iter().map(|record| (record.oid, record)));
         self.cursor = Some(cursor);
     }
 
@@ -69,7 +77,7 @@ impl Replica {
     fn store(&mut self, event: &Event) {
         let version = event.version();
         match &event.change {
-            Change::Truncate => {
+            Change::Truncate | Change::Sweep => {
                 let oid = event.table.oid;
                 self.rows.retain(|(table, _), (held, _)| *table != oid || *held >= version);
             }
@@ -91,6 +99,7 @@ impl Replica {
             tables: self.tables.clone(),
             rows: self.rows.clone(),
             repairs: self.repairs.clone(),
+            snapshots: self.snapshots.clone(),
             last: self.last,
             read: self.read.clone(),
             log: Arc::new(self.log.copy()),
@@ -102,6 +111,7 @@ impl Replica {
         Self {
             cursor: self.cursor.clone(),
             tables: self.tables.clone(),
+            snapshots: self.snapshots.clone(),
             rows: self.rows.clone(),
             last: self.last,
             read: self.read.clone(),
@@ -129,6 +139,7 @@ impl Replica {
             Change::Row { op: Op::Read, .. } => None,
             Change::Row { op, .. } => Some(op.letter()),
             Change::Truncate => Some("t"),
+            Change::Sweep => Some("m"),
         };
         self.events.iter().filter_map(letter).collect()
     }
@@ -138,6 +149,7 @@ impl Replica {
 pub(crate) struct Follower {
     pub(crate) source: PostgresSource,
     pub(crate) replica: Replica,
+    asks: watch::Sender<Option<Vec<SnapshotRequest>>>,
 }
 
 impl Follower {
@@ -163,8 +175,17 @@ impl Follower {
         source.remember(log);
         source.accept(accepted);
         source.know(replica.tables.values().cloned());
-        source.seek(replica.cursor.clone()).await?;
-        Ok(Self { source, replica })
+        let cursor = replica.cursor.clone();
+        let mut follower = Self::of(source, replica);
+        follower.source.seek(cursor).await?;
+        Ok(follower)
+    }
+
+    /// Of a source that nobody has told where it stands.
+    pub(crate) fn of(mut source: PostgresSource, replica: Replica) -> Self {
+        let (asks, requests) = watch::channel(None);
+        source.follow(requests);
+        Self { source, replica, asks }
     }
 
     /// Takes one batch, and does nothing with it.
@@ -204,6 +225,25 @@ impl Follower {
         }
     }
 
+    /// Asks for snapshots of single tables.
+    pub(crate) fn ask(&self, requests: &[SnapshotRequest]) {
+        self.asks.send_replace(Some(requests.to_vec()));
+    }
+
+    /// Follows until a snapshot has ended, and returns its record.
+    pub(crate) async fn ended(&mut self, request: &SnapshotRequest) -> TableSnapshot {
+        loop {
+            let records = self.replica.snapshots.values();
+            let ended = |record: &&TableSnapshot| {
+                record.id == request.id && record.state != SnapshotState::Running
+            };
+            if let Some(record) = records.into_iter().find(ended) {
+                return record.clone();
+            }
+            self.step().await.unwrap();
+        }
+    }
+
     /// Reads until it fails.
     pub(crate) async fn failure(&mut self) -> Error {
         loop {
@@ -232,13 +272,15 @@ impl Follower {
 pub(crate) fn key(event: &Event) -> &[u8] {
     match &event.change {
         Change::Row { key, .. } => key,
-        Change::Truncate => &[],
+        Change::Truncate | Change::Sweep => &[],
     }
 }
 
 /// Reads the tables anew through another slot: what the source holds, in the same bytes.
 pub(crate) async fn truth(database: &Database) -> BTreeMap<(u32, Bytes), Bytes> {
-    let mut source = PostgresSource::open(database.other_config("truth")).await.unwrap();
+    // A slot for each look.
+    let name = format!("truth{:x}", rand::random::<u32>());
+    let mut source = PostgresSource::open(database.other_config(&name)).await.unwrap();
     source.seek(None).await.unwrap();
     let mut replica = Replica::default();
     while replica.cursor.as_ref().is_none_or(|cursor| cursor.phase != Phase::Streaming) {

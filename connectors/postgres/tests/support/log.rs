@@ -1,9 +1,11 @@
 //! What a replica's log remembers, for a source that asks.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anabranch_core::{
-    Answer, Change, Delivered, Epoch, Event, LogHistory, Lsn, SourceCursor, Table,
+    Answer, Change, Delivered, Epoch, Event, LogBatch, LogHistory, Lsn, SourceCursor, Table,
+    TableSnapshot,
 };
 
 /// The events of a log and its position, shared with the source that writes it.
@@ -14,12 +16,15 @@ pub(crate) struct Log(Mutex<State>);
 struct State {
     position: Option<SourceCursor>,
     events: Vec<Event>,
+    snapshots: BTreeMap<u32, TableSnapshot>,
 }
 
 impl Log {
-    pub(super) fn append(&self, events: &[Event], position: &SourceCursor) {
+    pub(super) fn append(&self, batch: &LogBatch, position: &SourceCursor) {
         let mut state = self.0.lock().unwrap();
-        state.events.extend_from_slice(events);
+        state.events.extend_from_slice(&batch.events);
+        let snapshots = batch.snapshots.iter().map(|record| (record.oid, record.clone()));
+        state.snapshots.extend(snapshots);
         state.position = Some(position.clone());
     }
 
@@ -27,7 +32,8 @@ impl Log {
     pub(super) fn copy(&self) -> Self {
         let state = self.0.lock().unwrap();
         let (position, events) = (state.position.clone(), state.events.clone());
-        Self(Mutex::new(State { position, events }))
+        let snapshots = state.snapshots.clone();
+        Self(Mutex::new(State { position, events, snapshots }))
     }
 
     /// Says where it stands, for tests that move it.
@@ -42,6 +48,11 @@ impl LogHistory for Log {
         Box::pin(async { Ok(position) })
     }
 
+    fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>> {
+        let snapshots = self.0.lock().unwrap().snapshots.values().cloned().collect();
+        Box::pin(async { Ok(snapshots) })
+    }
+
     fn delivered<'a>(
         &'a self,
         tables: &'a [Arc<Table>],
@@ -54,6 +65,7 @@ impl LogHistory for Log {
                 let at = (event.position.epoch, event.position.commit_lsn);
                 match &event.change {
                     Change::Row { key, .. } if at >= since => delivered.add(key.clone()),
+                    Change::Sweep => delivered = Delivered::Unbounded,
                     Change::Truncate if at >= since => delivered = Delivered::Unbounded,
                     Change::Row { .. } | Change::Truncate => {}
                 }

@@ -1,0 +1,377 @@
+//! Snapshots of single tables, chunk by chunk, beside the stream.
+//!
+//! ```text
+//! requests ─▶ jobs ─▶ workers ─▶ chunks ─┐
+//! stream ── low edge · changes · high edge ─▶ rows that did not change in between ─▶ the batch
+//! ```
+//!
+//! A row of a chunk stands at the high edge, above every transaction before that. *Why that is
+//! right:* the chunk's snapshot was taken between the edges, so it has no transaction that committed
+//! after the high edge. It must see every one that was delivered before the low edge, or it is read
+//! again ([`recent`]). Of what committed in between it may see anything: rows that changed there are
+//! left to the stream. What remains is the row as it was all the time between the edges.
+//!
+//! The progress of a snapshot is written with the rows that it counts, so it goes on where it was.
+//! At the end of a whole table, rows that the log had from before it and that it has not met are gone.
+
+mod chunk;
+mod judge;
+mod recent;
+mod request;
+mod window;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::{
+    Error, ErrorKind, Lsn, SNAPSHOT_FORMAT, SnapshotStart, SnapshotState, TableSnapshot,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::batch::BatchBuilder;
+use crate::catalog::Catalog;
+use crate::config::PostgresConfig;
+use crate::pgoutput::{ChunkEdge, Edge};
+use crate::row::RowWriter;
+use crate::transaction::Draft;
+use chunk::{Chunk, Part, Task};
+use recent::Recent;
+pub use request::{SnapshotRequest, SnapshotScope};
+use window::Window;
+use worker::{News, Report, Worker};
+
+/// Rows of the first chunk; the next ones are sized by their bytes.
+const ROWS_FIRST: usize = 256;
+/// How much larger than the one before a chunk may be.
+const GROWTH: usize = 4;
+const ROWS_MAX: usize = 50_000;
+/// What a chunk is to have, so that a few of them are no matter beside a batch.
+const BYTES_WANTED: usize = 2 << 20;
+/// Time before a chunk that did not see all it must is read again.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Time before a worker that failed tries again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Every snapshot that is asked for; `None` until somebody knows.
+pub(crate) type Requests = watch::Receiver<Option<Vec<SnapshotRequest>>>;
+
+/// All snapshots beside one stream.
+pub(crate) struct Incremental {
+    config: Arc<PostgresConfig>,
+    writer: RowWriter,
+    requests: Requests,
+    /// The last snapshot of each table, by oid.
+    records: BTreeMap<u32, TableSnapshot>,
+    jobs: Vec<Job>,
+    recent: Recent,
+    reports: mpsc::Receiver<Report>,
+    to_us: mpsc::Sender<Report>,
+    /// There may be something to begin.
+    is_due: bool,
+    /// Nothing new will be asked for.
+    is_alone: bool,
+}
+
+/// A snapshot that is under way.
+struct Job {
+    request: SnapshotRequest,
+    record: TableSnapshot,
+    worker: Worker,
+    step: Step,
+    /// Counts its chunks.
+    number: u64,
+    rows: usize,
+    window: Option<Window>,
+    chunk: Option<Box<Chunk>>,
+    /// Why it cannot go on.
+    trouble: Option<String>,
+}
+
+/// What a job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The next chunk may be asked for, from this moment on.
+    Next(Instant),
+    /// The high edge of the chunk.
+    Edge,
+    /// The batch with the rows of the chunk is to be handed over.
+    HandOver,
+}
+
+impl Incremental {
+    /// Goes on with what the log has: `records`.
+    pub(crate) fn new(
+        config: Arc<PostgresConfig>,
+        writer: RowWriter,
+        (requests, records): (Requests, Vec<TableSnapshot>),
+    ) -> Self {
+        let (to_us, reports) = mpsc::channel(config.snapshot_sessions.get());
+        let records = records.into_iter().map(|record| (record.oid, record)).collect();
+        let jobs = Vec::new();
+        Self {
+            config,
+            writer,
+            requests,
+            records,
+            jobs,
+            recent: Recent::default(),
+            reports,
+            to_us,
+            is_due: true,
+            is_alone: false,
+        }
+    }
+
+    /// The transaction `xid` is delivered.
+    pub(crate) fn delivered(&mut self, xid: u32) {
+        self.recent.push(xid);
+    }
+
+    /// Takes notice of changes that were read.
+    pub(crate) fn note(&mut self, drafts: &[Draft]) {
+        self.jobs.iter_mut().filter_map(|job| job.window.as_mut()).for_each(|window| {
+            window.note(drafts);
+        });
+    }
+
+    /// The table has other columns.
+    pub(crate) fn altered(&mut self, oid: u32) {
+        let jobs = self.jobs.iter_mut().filter(|job| job.record.oid == oid);
+        jobs.filter_map(|job| job.window.as_mut()).for_each(|window| window.altered = true);
+    }
+
+    /// Whether there is something to do.
+    pub(crate) fn is_due(&mut self) -> bool {
+        self.take_reports();
+        let is_time = self.next_at().is_some_and(|at| at <= Instant::now());
+        self.is_due || is_time || self.requests.has_changed().unwrap_or(false)
+    }
+
+    /// When the next chunk may be asked for.
+    fn next_at(&self) -> Option<Instant> {
+        let next = self.jobs.iter().filter_map(|job| match job.step {
+            Step::Next(at) if !job.request.paused => Some(at),
+            Step::Next(_) | Step::Edge | Step::HandOver => None,
+        });
+        next.min()
+    }
+
+    /// Waits until that changes. Cancel-safe.
+    pub(crate) async fn woken(&mut self) {
+        let next = self.next_at();
+        let sleep = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            report = self.reports.recv() => {
+                if let Some(report) = report {
+                    self.take_report(report);
+                }
+            }
+            changed = self.requests.changed(), if !self.is_alone => {
+                self.is_alone = changed.is_err();
+                self.is_due = true;
+            }
+            () = sleep => {}
+        }
+    }
+
+    /// Begins, goes on and ends what is asked for.
+    pub(crate) fn turn(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
+        let is_due =
+            std::mem::take(&mut self.is_due) || self.requests.has_changed().unwrap_or(false);
+        let failed =
+            self.jobs.iter_mut().filter_map(|job| Some((job.record.oid, job.trouble.take()?)));
+        for (oid, trouble) in failed.collect::<Vec<_>>() {
+            self.end(oid, SnapshotState::Failed, Some(trouble), builder);
+        }
+        let asked = if is_due { self.requests.borrow_and_update().clone() } else { None };
+        if let Some(asked) = asked {
+            self.plan(asked, catalog, builder);
+        }
+        let now = Instant::now();
+        for job in &mut self.jobs {
+            if matches!(job.step, Step::Next(at) if at <= now) && !job.request.paused {
+                job.ask();
+            }
+        }
+    }
+
+    fn plan(&mut self, asked: Vec<SnapshotRequest>, catalog: &Catalog, builder: &mut BatchBuilder) {
+        // Who is not asked for any more is to end as well.
+        let unasked = |job: &Job| !asked.iter().any(|request| request.id == job.request.id);
+        let ended: Vec<u32> =
+            self.jobs.iter().filter(|job| unasked(job)).map(|job| job.record.oid).collect();
+        ended.into_iter().for_each(|oid| self.end(oid, SnapshotState::Cancelled, None, builder));
+        let tables = catalog.tables();
+        for request in asked {
+            let table = tables.iter().find(|table| table.full_name() == request.table);
+            let Some(oid) = table.map(|table| table.oid) else { continue };
+            let known = self.records.get(&oid).filter(|record| record.id == request.id);
+            if known.is_some_and(|record| record.state != SnapshotState::Running) {
+                continue;
+            }
+            let record = known.cloned().unwrap_or_else(|| begun(&request, oid, builder.log()));
+            if request.cancelled {
+                self.jobs.retain(|job| job.record.oid != oid);
+                let ended = TableSnapshot { state: SnapshotState::Cancelled, ..record };
+                self.keep(ended, builder);
+            } else if let Some(job) = self.jobs.iter_mut().find(|job| job.record.oid == oid) {
+                job.request = request;
+            } else if self.jobs.len() < self.config.snapshot_sessions.get() {
+                self.begin(request, record);
+            }
+        }
+    }
+
+    fn begin(&mut self, request: SnapshotRequest, record: TableSnapshot) {
+        tracing::info!(
+            table = record.table,
+            rows = record.rows,
+            "reading a table beside the stream"
+        );
+        self.records.insert(record.oid, record.clone());
+        self.jobs.push(Job {
+            request,
+            record,
+            worker: Worker::begin(Arc::clone(&self.config), self.to_us.clone()),
+            step: Step::Next(Instant::now()),
+            number: 0,
+            rows: ROWS_FIRST,
+            window: None,
+            chunk: None,
+            trouble: None,
+        });
+    }
+
+    /// The batch with everything so far is on its way.
+    pub(crate) fn handed_over(&mut self) {
+        for job in &mut self.jobs {
+            if job.step == Step::HandOver {
+                job.step = Step::Next(Instant::now());
+            }
+        }
+    }
+
+    /// Ends a job before its end.
+    fn end(
+        &mut self,
+        oid: u32,
+        state: SnapshotState,
+        trouble: Option<String>,
+        builder: &mut BatchBuilder,
+    ) {
+        let Some(place) = self.jobs.iter().position(|job| job.record.oid == oid) else { return };
+        let job = self.jobs.swap_remove(place);
+        if let Some(trouble) = &trouble {
+            tracing::error!(table = job.record.table, "its snapshot ends: {trouble}");
+        }
+        self.keep(TableSnapshot { state, trouble, ..job.record }, builder);
+        self.is_due = true;
+    }
+
+    /// Remembers how far a snapshot is, here and with the next batch.
+    fn keep(&mut self, record: TableSnapshot, builder: &mut BatchBuilder) {
+        self.records.insert(record.oid, record.clone());
+        builder.record(record);
+    }
+
+    /// An edge of a chunk came in the stream, at `lsn`.
+    pub(crate) fn edge(
+        &mut self,
+        edge: ChunkEdge,
+        lsn: Lsn,
+        (catalog, builder): (&mut Catalog, &mut BatchBuilder),
+    ) {
+        self.take_reports();
+        let is_its = |job: &Job| job.worker.id == edge.reader && job.number == edge.number;
+        let Some(place) = self.jobs.iter().position(is_its) else { return };
+        let Some(job) = self.jobs.get_mut(place) else { return };
+        let delivered = self.recent.count();
+        match edge.edge {
+            Edge::Low => {
+                job.window = Some(Window::open(job.record.oid, delivered));
+                if job.record.since.is_none() {
+                    job.record.since =
+                        builder.epoch_at(lsn).map(|epoch| SnapshotStart { epoch, lsn });
+                }
+            }
+            Edge::High => self.high_edge(place, lsn, (catalog, builder)),
+        }
+    }
+
+    fn take_reports(&mut self) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take_report(report);
+        }
+    }
+
+    fn take_report(&mut self, Report { reader, news }: Report) {
+        let Some(job) = self.jobs.iter_mut().find(|job| job.worker.id == reader) else { return };
+        match news {
+            News::Chunk(chunk) => job.chunk = Some(chunk),
+            News::Gone => job.trouble = Some("the table is gone".to_owned()),
+            News::Failed(error) if error.kind() == ErrorKind::Transient => job.retry(&error),
+            News::Failed(error) => job.trouble = Some(error.report()),
+        }
+        self.is_due |= job.trouble.is_some();
+    }
+}
+
+impl Job {
+    /// Has the next chunk read.
+    fn ask(&mut self) {
+        self.number += 1;
+        (self.window, self.chunk) = (None, None);
+        let part = match &self.request.scope {
+            SnapshotScope::Table => Part::After { key: self.record.after.clone(), condition: None },
+            SnapshotScope::Where(condition) => {
+                Part::After { key: self.record.after.clone(), condition: Some(condition.clone()) }
+            }
+            SnapshotScope::Keys(keys) => {
+                let done = usize::try_from(self.record.rows).unwrap_or(usize::MAX);
+                Part::Keys(keys.get(done..).unwrap_or_default().to_vec())
+            }
+        };
+        let (number, oid, rows) = (self.number, self.record.oid, self.rows);
+        self.worker.ask(Task { number, oid, part, rows });
+        self.step = Step::Edge;
+    }
+
+    fn retry(&mut self, error: &Error) {
+        tracing::warn!(table = self.record.table, "{}; trying again", error.report());
+        self.step = Step::Next(Instant::now() + RETRY_AFTER);
+    }
+
+    /// The next chunk is of the size that is wanted.
+    fn resize(&mut self, rows: usize, bytes: usize) {
+        let fitting = BYTES_WANTED.saturating_mul(rows).checked_div(bytes);
+        let most = self.rows.saturating_mul(GROWTH).min(ROWS_MAX);
+        self.rows = fitting.unwrap_or(most).clamp(1, most);
+    }
+}
+
+fn begun(request: &SnapshotRequest, oid: u32, log: Uuid) -> TableSnapshot {
+    TableSnapshot {
+        format: SNAPSHOT_FORMAT,
+        log,
+        id: request.id,
+        oid,
+        table: request.table.clone(),
+        state: SnapshotState::Running,
+        trouble: None,
+        since: None,
+        after: None,
+        rows: 0,
+        began_us: 0,
+        changed_us: 0,
+    }
+}

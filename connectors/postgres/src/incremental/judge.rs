@@ -1,0 +1,163 @@
+//! What of a chunk goes to the log, once its high edge has come.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use anabranch_core::{
+    Change, Event, Lsn, Position, Result, SnapshotStart, SnapshotState, Table, Transaction,
+};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{AGAIN_AFTER, Chunk, Incremental, Job, SnapshotScope, Step, Window};
+use crate::batch::BatchBuilder;
+use crate::catalog::{Catalog, Relation};
+use crate::copy_row::CopyFormat;
+use crate::copying::Copying;
+use crate::error::lost;
+use crate::loss::Loss;
+use crate::row::RowWriter;
+use crate::transaction::Draft;
+
+impl Incremental {
+    /// The high edge of the chunk of `job` came, at `lsn`.
+    pub(super) fn high_edge(
+        &mut self,
+        place: usize,
+        lsn: Lsn,
+        (catalog, builder): (&mut Catalog, &mut BatchBuilder),
+    ) {
+        let Some(job) = self.jobs.get_mut(place) else { return };
+        let (Some(chunk), Some(window)) = (job.chunk.take(), job.window.take()) else {
+            job.step = Step::Next(Instant::now());
+            return;
+        };
+        self.recent.begin(chunk.next_xid);
+        let is_seen = self.recent.are_seen(&chunk.snapshot, window.delivered);
+        self.recent.forget(&chunk.snapshot);
+        if window.altered || !is_seen {
+            job.step = Step::Next(Instant::now() + AGAIN_AFTER);
+            return;
+        }
+        let rows = job.rows_of(&chunk, &window, (lsn, &mut self.writer), (catalog, builder));
+        let table = match rows {
+            Ok((table, drafts)) => {
+                builder.drafts.extend(drafts);
+                table
+            }
+            Err(error) => {
+                job.trouble = Some(error.report());
+                self.is_due = true;
+                return;
+            }
+        };
+        job.resize(chunk.rows.len(), chunk.bytes);
+        let began_us = chunk.began_us;
+        let is_done = job.advance(*chunk);
+        if let (true, SnapshotScope::Table, Some(since)) =
+            (is_done, &job.request.scope, job.record.since)
+        {
+            builder.drafts.push(sweep(table, since, began_us));
+        }
+        job.step = Step::HandOver;
+        let mut record = job.record.clone();
+        if is_done {
+            record.state = SnapshotState::Done;
+            tracing::info!(table = record.table, rows = record.rows, "its snapshot is complete");
+            self.jobs.swap_remove(place);
+            self.is_due = true;
+        }
+        self.keep(record, builder);
+        builder.count();
+        // Within the message: no keepalive and no transaction ever ends there, so no other batch has
+        // this position.
+        builder.border(Lsn(lsn.0 + 1));
+    }
+}
+
+impl Job {
+    /// What the log does not have yet, in the version of the table that the chunk was read in.
+    fn rows_of(
+        &self,
+        chunk: &Chunk,
+        window: &Window,
+        (lsn, writer): (Lsn, &mut RowWriter),
+        (catalog, builder): (&mut Catalog, &mut BatchBuilder),
+    ) -> Result<(Arc<Table>, Vec<Draft>)> {
+        let known = catalog.relation(self.record.oid).map(|relation| relation.table.version);
+        let relation = catalog.adopt(&chunk.table, &chunk.types)?;
+        if known != Some(relation.table.version) {
+            builder.announce(Arc::clone(&relation.table));
+        }
+        let epoch = builder.epoch_at(lsn).ok_or_else(|| {
+            let why = "256 epochs have begun in this log";
+            lost(format!("number rows at {lsn}"), why).with_help(Loss::EpochsUsedUp.help())
+        })?;
+        let position = Position { epoch, commit_lsn: lsn, ordinal: 0 };
+        let mut rows =
+            Copying::new(position, chunk.began_us, vec![]).with_writer(std::mem::take(writer));
+        let read = read(&mut rows, chunk, &relation);
+        let events = rows.take().events;
+        *writer = rows.into_writer();
+        read?;
+        let stays = |event: &Event| match &event.change {
+            Change::Row { key, .. } => window.leaves(key),
+            Change::Truncate | Change::Sweep => true,
+        };
+        let drafts = events.into_iter().filter(stays).map(|event| Draft { event, missing: None });
+        Ok((Arc::clone(&relation.table), drafts.collect()))
+    }
+
+    /// Counts a chunk; whether it was the last one.
+    fn advance(&mut self, chunk: Chunk) -> bool {
+        self.record.rows += u64::try_from(chunk.taken).unwrap_or(u64::MAX);
+        let done = usize::try_from(self.record.rows).unwrap_or(usize::MAX);
+        let is_last = match &self.request.scope {
+            SnapshotScope::Keys(keys) => done >= keys.len(),
+            SnapshotScope::Table | SnapshotScope::Where(_) => chunk.end.is_none(),
+        };
+        self.record.changed_us = chunk.began_us;
+        if self.record.began_us == 0 {
+            self.record.began_us = chunk.began_us;
+        }
+        self.record.after = chunk.end.or(self.record.after.take());
+        is_last
+    }
+}
+
+fn read(rows: &mut Copying, chunk: &Chunk, relation: &Arc<Relation>) -> Result<()> {
+    let mut found = HashSet::new();
+    for row in &chunk.rows {
+        let key = rows.row(relation, CopyFormat::Text, row)?;
+        if !chunk.wanted.is_empty() {
+            found.extend(key);
+        }
+    }
+    for texts in &chunk.wanted {
+        let key = rows.key(relation, &key_values(relation, texts))?;
+        if !found.contains(&key) {
+            rows.gone(&relation.table, key);
+        }
+    }
+    Ok(())
+}
+
+/// The values of a row of which nothing but the key is known.
+fn key_values(relation: &Relation, texts: &[String]) -> Vec<Option<Bytes>> {
+    let mut values = vec![None; relation.table.columns.len()];
+    for (place, text) in relation.table.key.iter().zip(texts) {
+        if let Some(value) = values.get_mut(*place) {
+            *value = Some(Bytes::from(relation.mask(*place, text.as_bytes()).into_owned()));
+        }
+    }
+    values
+}
+
+/// Rows that the log has from before, and the snapshot has not met, are gone.
+fn sweep(table: Arc<Table>, since: SnapshotStart, commit_us: i64) -> Draft {
+    let SnapshotStart { epoch, lsn: commit_lsn } = since;
+    let transaction = Arc::new(Transaction { xid: 0, commit_lsn, commit_us });
+    let position = Position { epoch, commit_lsn, ordinal: 0 };
+    let event = Event { table, position, part: 0, transaction, change: Change::Sweep };
+    Draft { event, missing: None }
+}
