@@ -3,6 +3,7 @@
 mod check;
 mod requests;
 mod run;
+mod snapshot;
 mod source;
 mod status;
 mod teardown;
@@ -56,6 +57,8 @@ enum Command {
         /// The sink's name in the configuration, or `source`.
         sink: String,
     },
+    /// Reads tables again beside the stream, whole or in part, and shows how far that is.
+    Snapshot(snapshot::Snapshot),
     /// What only the source needs: see its subcommands.
     Source {
         #[command(subcommand)]
@@ -113,6 +116,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Command::Status { partitions } => status::run(&config, json, partitions).await?,
         Command::Pause { sink } => requests::set_paused(&config, &sink, true).await?,
         Command::Resume { sink } => requests::set_paused(&config, &sink, false).await?,
+        Command::Snapshot(snapshot) => snapshot::run(&config, json, snapshot).await?,
         Command::Source { command } => source::run(&config, json, &command).await?,
         Command::Teardown { yes } => teardown::run(&config, yes).await?,
         Command::Migrate => {

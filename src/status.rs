@@ -9,12 +9,14 @@
 
 mod table;
 
+pub(crate) use table::snapshot_line;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anabranch_core::{Error, ErrorKind};
-use anabranch_kafka::{GroupStats, Repairs, TableRepairs, UnitLag};
-use anabranch_postgres::{GuardReport, GuardWatch, SourceFigures, SourceStats};
+use anabranch_core::{Error, ErrorKind, TableSnapshot};
+use anabranch_kafka::{GroupStats, Repairs, Snapshots, TableRepairs, UnitLag};
+use anabranch_postgres::{GuardReport, GuardState, GuardWatch, SourceFigures, SourceStats};
 use serde::{Deserialize, Serialize};
 
 /// What a part is doing.
@@ -51,6 +53,7 @@ struct Parts {
     stats: Arc<SourceStats>,
     guard: Option<GuardWatch>,
     repairs: Option<Arc<Repairs>>,
+    snapshots: Option<Arc<Snapshots>>,
     sinks: BTreeMap<String, SinkPart>,
 }
 
@@ -87,6 +90,9 @@ pub struct Report {
     /// What the log holds that has to be read again from the source.
     #[serde(default)]
     pub repairs: Vec<TableRepairs>,
+    /// The last snapshot of each table that was read again beside the stream.
+    #[serde(default)]
+    pub snapshots: Vec<TableSnapshot>,
 }
 
 /// The source.
@@ -224,9 +230,17 @@ impl Status {
         self.parts().guard = Some(guard);
     }
 
-    /// Where the pending repairs are.
-    pub fn set_repairs(&self, repairs: Arc<Repairs>) {
-        self.parts().repairs = Some(repairs);
+    /// Where the pending repairs are, and the snapshots of single tables.
+    pub fn set_work(&self, repairs: Arc<Repairs>, snapshots: Arc<Snapshots>) {
+        let mut parts = self.parts();
+        (parts.repairs, parts.snapshots) = (Some(repairs), Some(snapshots));
+    }
+
+    /// Whether the slot keeps so much WAL that snapshots of single tables have to wait.
+    #[must_use]
+    pub fn holds_snapshots(&self) -> bool {
+        let state = self.parts().guard.as_ref().map(|guard| guard.report().state);
+        matches!(state, Some(GuardState::Pause | GuardState::Full))
     }
 
     /// Where a sink's lag comes from; `None` while it is in no group.
@@ -245,7 +259,8 @@ impl Status {
         });
         let sinks = parts.sinks.iter().map(|(name, part)| (name.clone(), part.report(now_us)));
         let repairs = parts.repairs.as_ref().map(|repairs| repairs.by_table()).unwrap_or_default();
-        Report { source, sinks: sinks.collect(), repairs }
+        let snapshots = parts.snapshots.as_ref().map(|all| all.all()).unwrap_or_default();
+        Report { source, sinks: sinks.collect(), repairs, snapshots }
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{Error, ErrorKind, Result};
+use anabranch_postgres::SnapshotRequest;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,8 @@ struct Context {
     status: Arc<Status>,
     /// What people ask; `None` until the control schema was read for the first time.
     requests: watch::Receiver<Option<Requests>>,
+    /// Which snapshots of single tables they ask for.
+    snapshots: watch::Receiver<Option<Vec<SnapshotRequest>>>,
     stop: CancellationToken,
     /// Whether the process was asked for one part, and ends with it.
     alone: bool,
@@ -89,11 +92,13 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
         None => None,
     };
     let (sender, requests) = watch::channel(requests);
+    let (snapshot_sender, snapshots) = watch::channel(None);
     let context = Context {
         alone: which != Which::All,
         config: Arc::new(config),
         status: Arc::new(Status::default()),
         requests,
+        snapshots,
         stop,
     };
     let listener = admin::bind(&context.config.admin).await;
@@ -106,7 +111,7 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
         listener => Some(listener?),
     };
     let mut tasks = JoinSet::new();
-    spawn(&mut tasks, watch_control(context.clone(), control, sender));
+    spawn(&mut tasks, watch_control(context.clone(), control, (sender, snapshot_sender)));
     if let Some(listener) = listener {
         spawn(
             &mut tasks,
@@ -182,22 +187,35 @@ struct SourceAttempt<'a>(&'a Context);
 
 impl Attempt for SourceAttempt<'_> {
     async fn run(&mut self, stop: &CancellationToken, report: Report<'_>) -> Result<()> {
-        worker::run_source(&self.0.config, &self.0.status, stop, report).await
+        let Context { config, status, snapshots, .. } = self.0;
+        worker::run_source(config, status, snapshots.clone(), (stop, report)).await
     }
+}
+
+/// What people ask of sinks, and of tables.
+type Senders = (watch::Sender<Option<Requests>>, watch::Sender<Option<Vec<SnapshotRequest>>>);
+
+fn publish<T: PartialEq>(sender: &watch::Sender<Option<T>>, now: T) {
+    sender.send_if_modified(|known| {
+        let news = known.as_ref() != Some(&now);
+        *known = Some(now);
+        news
+    });
 }
 
 /// Keeps the requests up to date for as long as the process runs.
 async fn watch_control(
     context: Context,
     control: Option<Control>,
-    sender: watch::Sender<Option<Requests>>,
+    mut senders: Senders,
 ) -> Result<()> {
     let mut control = control;
     let watching = async {
         loop {
             tokio::time::sleep(POLL).await;
             let Ok(()) =
-                tokio::time::timeout(ANSWER_WAIT_MAX, poll(&context, &mut control, &sender)).await
+                tokio::time::timeout(ANSWER_WAIT_MAX, poll(&context, &mut control, &mut senders))
+                    .await
             else {
                 tracing::warn!(
                     "the control schema does not answer; going on with what was asked before"
@@ -218,19 +236,21 @@ async fn watch_control(
 async fn poll(
     context: &Context,
     control: &mut Option<Control>,
-    sender: &watch::Sender<Option<Requests>>,
+    (requests, snapshots): &mut Senders,
 ) {
     let Some(open) = control else {
         *control = Control::open(&context.config).await.ok();
         return;
     };
-    match open.requests().await {
-        Ok(now) => {
-            sender.send_if_modified(|known| {
-                let news = known.as_ref() != Some(&now);
-                *known = Some(now);
-                news
-            });
+    let asked = async {
+        Ok::<_, Error>((open.requests().await?, open.snapshots(&context.config.source.slot).await?))
+    };
+    match asked.await {
+        Ok((asked, mut asked_snapshots)) => {
+            publish(requests, asked);
+            let is_held = context.status.holds_snapshots();
+            asked_snapshots.iter_mut().for_each(|snapshot| snapshot.paused |= is_held);
+            publish(snapshots, asked_snapshots);
         }
         Err(error) => {
             tracing::warn!("{}; going on with what was asked before", error.report());

@@ -11,8 +11,9 @@ use anabranch_core::{
 use anabranch_delta::DeltaSink;
 use anabranch_elasticsearch::ElasticsearchSink;
 use anabranch_kafka::{Limits, LogScan, LogSink, TopicSource};
-use anabranch_postgres::{Acceptance, PostgresConfig, PostgresSource};
+use anabranch_postgres::{Acceptance, PostgresConfig, PostgresSource, SnapshotRequest};
 use anabranch_redis::RedisSink;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, StoreConfig};
@@ -36,8 +37,8 @@ const DELTA_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 pub async fn run_source(
     config: &Config,
     status: &Status,
-    stop: &CancellationToken,
-    report: Report<'_>,
+    snapshots: watch::Receiver<Option<Vec<SnapshotRequest>>>,
+    (stop, report): (&CancellationToken, Report<'_>),
 ) -> Result<()> {
     let database = config.source.database()?;
     let mut source =
@@ -48,11 +49,12 @@ pub async fn run_source(
     let mut log = LogSink::open(&config.kafka, &config.registry, &database)?;
     // Schema versions are counted in the log, so the source must hear of them before it reads.
     log.cursor().await?;
-    status.set_repairs(log.repairs());
+    status.set_work(log.repairs(), log.snapshots());
     source.know(log.tables().cloned());
     source.remember(Arc::new(LogScan::new(&config.kafka)));
     source.ask_of_drops(Arc::new(guard::Traces(config.clone())));
     source.accept(accepted(config).await);
+    source.follow(snapshots);
     Box::pin(pipeline::run(&mut source, &mut log, stop, report)).await
 }
 

@@ -23,5 +23,6 @@ mod kinds;
 mod masks;
 mod resume;
 mod simulation;
+mod snapshots;
 mod support;
 mod tidy;

@@ -26,7 +26,7 @@ pub(super) async fn run(config: &Config, json: bool, partitions: bool) -> Result
 }
 
 /// What the daemon says; `None` if there is none.
-async fn daemon(config: &Config) -> Result<Option<Report>> {
+pub(super) async fn daemon(config: &Config) -> Result<Option<Report>> {
     let url = format!("http://{}/status", config.admin.listen);
     let failed = |error: reqwest::Error| {
         Error::new(ErrorKind::Transient, format!("ask the daemon at {url}")).with_source(error)
@@ -46,5 +46,6 @@ async fn offline(config: &Config) -> Result<Report> {
         sinks.insert(name.clone(), SinkReport::offline(units, clock::now_us()));
     }
     let repairs = anabranch_kafka::admin::repairs(&config.kafka).await?;
-    Ok(Report { source: None, sinks, repairs })
+    let snapshots = anabranch_kafka::admin::snapshots(&config.kafka).await?;
+    Ok(Report { source: None, sinks, repairs, snapshots })
 }

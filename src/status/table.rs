@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use anabranch_core::{SnapshotState, TableSnapshot};
 use anabranch_kafka::TableRepairs;
-use anabranch_postgres::{GuardState, SourceFigures};
+use anabranch_postgres::{GuardState, SourceFigures, bar};
 
 use super::{Report, SinkReport, SourceReport, State, TableReport};
 
@@ -19,6 +20,12 @@ impl fmt::Display for Report {
             source_rows(f, source)?;
         }
         self.repairs.iter().try_for_each(|repairs| repair(f, repairs))?;
+        let open = self.snapshots.iter().filter(|snapshot| {
+            matches!(snapshot.state, SnapshotState::Running | SnapshotState::Failed)
+        });
+        open.take(COPIES_MAX).try_for_each(|open| {
+            writeln!(f, "snapshot of {}", snapshot_line(open, open.state.word()))
+        })?;
         row(f, ["SINK", "TABLE", "STATE", "LAG EVENTS", "LAG s"])?;
         for (name, sink) in &self.sinks {
             sink_rows(f, name, sink)?;
@@ -60,6 +67,25 @@ fn repair(f: &mut fmt::Formatter<'_>, repairs: &TableRepairs) -> fmt::Result {
         "repair pending: {what} of {table} may differ from the source ({why}). It waits for a release \
          that repairs; a row is right again with its next change"
     )
+}
+
+/// A snapshot of a table: what became of it in a word, how far and how fast it is.
+pub(crate) fn snapshot_line(snapshot: &TableSnapshot, word: &str) -> String {
+    let TableSnapshot { table, state, rows, trouble, .. } = snapshot;
+    let mut line = format!("{table:<34}  {word:<10}  {rows:>12} rows");
+    if let Some(percent) = snapshot.percent() {
+        line.push_str(&format!("  {}  {percent:>3} %", bar(percent)));
+    }
+    if let (SnapshotState::Running, Some(rate)) = (state, snapshot.rows_per_second()) {
+        line.push_str(&format!("  {rate} rows/s"));
+    }
+    if let (SnapshotState::Running, Some(left)) = (state, snapshot.seconds_left()) {
+        line.push_str(&format!("  about {left} s left"));
+    }
+    if let Some(trouble) = trouble {
+        line.push_str(&format!("\n    {trouble}"));
+    }
+    line
 }
 
 fn sink_rows(f: &mut fmt::Formatter<'_>, name: &str, sink: &SinkReport) -> fmt::Result {
@@ -121,7 +147,7 @@ mod tests {
         let reason = anabranch_core::RepairReason::TypeChanged;
         let repairs = vec![TableRepairs { table: "public.t".to_owned(), rows: Some(3), reason }];
         let sinks = BTreeMap::from([("cache".to_owned(), sink)]);
-        let report = Report { source: None, sinks, repairs };
+        let report = Report { source: None, sinks, repairs, snapshots: vec![] };
         assert!(!report.is_healthy());
         let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let brief = words(report.to_string());

@@ -32,6 +32,9 @@ pub struct TableSnapshot {
     pub after: Option<Vec<String>>,
     /// Rows that were read, and keys that were looked for and not found.
     pub rows: u64,
+    /// How many rows the server expected at the beginning; 0 if that is not known.
+    #[serde(default)]
+    pub expected: u64,
     /// When its first chunk was read, by the source's clock: microseconds since 1970 UTC; 0 before.
     pub began_us: i64,
     /// When its last chunk was read, by the same.
@@ -71,5 +74,61 @@ impl SnapshotState {
             Self::Cancelled => "cancelled",
             Self::Failed => "FAILED",
         }
+    }
+}
+
+impl TableSnapshot {
+    /// Percent of the rows that were expected; `None` if nothing was.
+    #[must_use]
+    pub fn percent(&self) -> Option<u64> {
+        let percent = self.rows.saturating_mul(100).checked_div(self.expected)?;
+        // The expectation is a guess.
+        Some(if self.state == SnapshotState::Done { 100 } else { percent.min(99) })
+    }
+
+    /// Rows in a second, from the first chunk to the last one; `None` before there are two.
+    #[must_use]
+    pub fn rows_per_second(&self) -> Option<u64> {
+        let us = u64::try_from(self.changed_us - self.began_us).ok()?;
+        self.rows.saturating_mul(1_000_000).checked_div(us)
+    }
+
+    /// Seconds until its end at that speed.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        let left = self.expected.checked_sub(self.rows)?;
+        left.checked_div(self.rows_per_second()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_a_guess_until_its_end() {
+        let record = TableSnapshot {
+            format: SNAPSHOT_FORMAT,
+            log: Uuid::nil(),
+            id: Uuid::nil(),
+            oid: 1,
+            table: "public.t".into(),
+            state: SnapshotState::Running,
+            trouble: None,
+            since: None,
+            after: None,
+            rows: 500,
+            expected: 2000,
+            began_us: 1_000_000,
+            changed_us: 3_000_000,
+        };
+        assert_eq!(record.percent(), Some(25));
+        assert_eq!((record.rows_per_second(), record.seconds_left()), (Some(250), Some(6)));
+        let more = TableSnapshot { rows: 3000, ..record.clone() };
+        assert_eq!((more.percent(), more.seconds_left()), (Some(99), None));
+        let done = TableSnapshot { state: SnapshotState::Done, ..record.clone() };
+        assert_eq!(done.percent(), Some(100));
+        let first = TableSnapshot { changed_us: 1_000_000, expected: 0, ..record };
+        assert_eq!((first.percent(), first.rows_per_second()), (None, None));
     }
 }

@@ -82,6 +82,7 @@ mod tests {
             since: None,
             after: Some(vec!["1".into()]),
             rows: 3,
+            expected: 0,
             began_us: 1,
             changed_us: 2,
         };

@@ -371,6 +371,10 @@ fn begun(request: &SnapshotRequest, oid: u32, log: Uuid) -> TableSnapshot {
         since: None,
         after: None,
         rows: 0,
+        expected: match &request.scope {
+            SnapshotScope::Keys(keys) => u64::try_from(keys.len()).unwrap_or_default(),
+            SnapshotScope::Table | SnapshotScope::Where(_) => 0,
+        },
         began_us: 0,
         changed_us: 0,
     }

@@ -75,7 +75,7 @@ pub use heartbeat::beat;
 pub use incremental::{SnapshotRequest, SnapshotScope};
 pub use loss::{Acceptance, Gap, WayOn};
 pub use session::connect;
-pub use snapshot::{CopyFigures, TableCopy};
+pub use snapshot::{CopyFigures, TableCopy, bar};
 pub use source::PostgresSource;
 pub use spool::SpoolConfig;
 pub use stats::{SourceFigures, SourceStats};

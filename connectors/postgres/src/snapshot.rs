@@ -39,7 +39,7 @@ use crate::source::Run;
 use crate::value::Codec;
 use crew::{Crew, Work};
 pub(crate) use progress::Progress;
-pub use progress::{CopyFigures, TableCopy};
+pub use progress::{CopyFigures, TableCopy, bar};
 use ranges::{Range, Source};
 
 /// Rewrites that may come between the slot and the locks before we give up for now.

@@ -87,6 +87,8 @@ pub(crate) struct Chunk {
     pub(crate) end: Option<Vec<String>>,
     /// The keys that were looked for, as the server writes them.
     pub(crate) wanted: Vec<Vec<String>>,
+    /// How many rows the server believes are in the table, of the first chunk of all of it.
+    pub(crate) expected: Option<u64>,
     /// Rows, or keys that were asked for, that are done with it.
     pub(crate) taken: usize,
 }
@@ -195,6 +197,8 @@ impl Reader {
         let place = Place { session, from, table: &table, relation: &relation };
         let (conditions, end, wanted) = place.bounds(&task.part, rows_max).await?;
         let copied = place.copy(&conditions, rows_max).await?;
+        let is_first = matches!(task.part, Part::After { key: None, condition: None });
+        let expected = if is_first { Some(expected(session, task.oid).await?) } else { None };
         execute(session, "commit").await?;
         Ok(match copied {
             Err(fitted) => Look::TooLarge(fitted),
@@ -209,6 +213,7 @@ impl Reader {
                 bytes,
                 end,
                 wanted,
+                expected,
             })),
         })
     }
@@ -346,6 +351,19 @@ async fn now_us(session: &Session) -> Result<i64> {
     let query = "select (extract(epoch from now()) * 1000000)::int8";
     let row = session.query_one(query, &[]).await;
     row.and_then(|row| row.try_get(0)).doing(|| "read a chunk of a table".to_owned())
+}
+
+/// Rows of the table and its partitions, as of the last ANALYZE.
+async fn expected(session: &Session, oid: u32) -> Result<u64> {
+    let query = "
+        with recursive tree(oid) as (
+          select $1::oid union select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid)
+        select coalesce(sum(greatest(c.reltuples, 0)), 0)::int8
+        from tree join pg_class c on c.oid = tree.oid where c.relkind = 'r'";
+    let row = session.query_one(query, &[&oid]).await;
+    let rows: i64 =
+        row.and_then(|row| row.try_get(0)).doing(|| "look up how large a table is".to_owned())?;
+    Ok(rows.unsigned_abs())
 }
 
 /// Rows of `width` texts.

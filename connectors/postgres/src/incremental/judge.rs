@@ -120,6 +120,9 @@ impl Job {
         if self.record.began_us == 0 {
             self.record.began_us = chunk.began_us;
         }
+        if let Some(expected) = chunk.expected {
+            self.record.expected = expected;
+        }
         self.record.after = chunk.end.or(self.record.after.take());
         is_last
     }

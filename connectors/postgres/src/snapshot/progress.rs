@@ -137,12 +137,18 @@ impl fmt::Display for CopyFigures {
     }
 }
 
+/// Percents, drawn.
+#[must_use]
+pub fn bar(percent: u64) -> String {
+    let done = usize::try_from(percent).unwrap_or(100).min(100) / 5;
+    format!("{}{}", "█".repeat(done), "░".repeat(20 - done))
+}
+
 impl fmt::Display for TableCopy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table, rows, bytes, bytes_total, .. } = self;
         let percent = bytes.saturating_mul(100).checked_div(*bytes_total).unwrap_or_default();
-        let done = usize::try_from(percent).unwrap_or(100).min(100) / 5;
-        let bar = format!("{}{}", "█".repeat(done), "░".repeat(20 - done));
+        let bar = bar(percent);
         write!(f, "{table:<34}  {bar}  {percent:>3} %  {rows:>12} rows")
     }
 }

@@ -1,0 +1,202 @@
+//! `anabranch snapshot`: reads a table again beside the stream.
+
+use anabranch_core::{Error, ErrorKind, Result, SnapshotState, TableSnapshot};
+use anabranch_postgres::{SnapshotRequest, SnapshotScope};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{print, print_json, status};
+use crate::config::Config;
+use crate::control::{Control, SnapshotChange};
+use crate::status::snapshot_line;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Snapshot {
+    #[command(subcommand)]
+    command: Option<SnapshotCommand>,
+    /// The tables, as schema.table.
+    #[arg(value_name = "TABLE", required = true)]
+    tables: Vec<String>,
+    /// Reads only rows that meet this condition, in SQL; nothing is removed from the stores.
+    #[arg(long = "where", value_name = "SQL", conflicts_with = "keys")]
+    condition: Option<String>,
+    /// Reads only the row with this key, and removes it from the stores if it is not there. Several
+    /// columns are a JSON array of texts. May be repeated.
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotCommand {
+    /// Shows what was asked for, and how far it is.
+    Status,
+    /// Lets it stand still.
+    Pause(Which),
+    /// Lets it go on where it was.
+    Resume(Which),
+    /// Ends it: what was read stays, and nothing is removed from the stores.
+    Cancel(Which),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The table, as schema.table; all of them if none is named.
+    table: Option<String>,
+}
+
+/// A snapshot that was asked for, and what became of it.
+#[derive(Debug, Serialize)]
+struct Asked {
+    table: String,
+    id: Uuid,
+    /// `waiting`, `paused`, `cancelling`, or as the log has it.
+    state: &'static str,
+    /// As the log has it, once it has begun.
+    progress: Option<TableSnapshot>,
+}
+
+pub(super) async fn run(config: &Config, json: bool, snapshot: Snapshot) -> Result<()> {
+    match snapshot.command {
+        None => ask(config, snapshot).await,
+        Some(SnapshotCommand::Status) => show(config, json).await,
+        Some(SnapshotCommand::Pause(which)) => change(config, which, SnapshotChange::Pause).await,
+        Some(SnapshotCommand::Resume(which)) => change(config, which, SnapshotChange::Resume).await,
+        Some(SnapshotCommand::Cancel(which)) => change(config, which, SnapshotChange::Cancel).await,
+    }
+}
+
+async fn ask(config: &Config, snapshot: Snapshot) -> Result<()> {
+    let Snapshot { tables, condition, keys, .. } = snapshot;
+    for table in &tables {
+        require_known(config, table)?;
+        if config.source.append_only.contains(table) {
+            return Err(refused(table).with_source(
+                "it is append-only: without a key its rows cannot be told from those of the stream",
+            ));
+        }
+    }
+    let scope = match (condition, keys.is_empty()) {
+        (Some(condition), _) => SnapshotScope::Where(condition),
+        (None, true) => SnapshotScope::Table,
+        (None, false) => {
+            SnapshotScope::Keys(keys.iter().map(|key| texts(key)).collect::<Result<_>>()?)
+        }
+    };
+    let control = Control::open(config).await?;
+    for table in &tables {
+        let (id, scope) = (Uuid::new_v4(), scope.clone());
+        let table = table.clone();
+        let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
+        control.ask_snapshot(&config.source.slot, &request).await?;
+    }
+    print("asked for; `anabranch snapshot status` shows how far it is\n")
+}
+
+/// The texts of a key's columns.
+fn texts(key: &str) -> Result<Vec<String>> {
+    if !key.starts_with('[') {
+        return Ok(vec![key.to_owned()]);
+    }
+    serde_json::from_str(key).map_err(|error| {
+        Error::new(ErrorKind::Config, format!("read the key {key}"))
+            .with_source(error)
+            .with_help("several columns are an array of texts: --key '[\"eu\", \"42\"]'")
+    })
+}
+
+fn require_known(config: &Config, table: &String) -> Result<()> {
+    if config.source.tables.contains(table) {
+        return Ok(());
+    }
+    Err(refused(table).with_help("it must be in [source] tables, as \"schema.table\""))
+}
+
+fn refused(table: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("read {table} again"))
+}
+
+async fn change(config: &Config, which: Which, change: SnapshotChange) -> Result<()> {
+    let table = which.table.as_deref();
+    let control = Control::open(config).await?;
+    let changed = control.change_snapshots(&config.source.slot, table, change).await?;
+    if changed.is_empty() {
+        let what = table.map_or("a snapshot".to_owned(), |table| format!("a snapshot of {table}"));
+        return Err(Error::new(ErrorKind::Config, format!("find {what}"))
+            .with_source("none was asked for")
+            .with_help("`anabranch snapshot status` shows those there are"));
+    }
+    let word = match change {
+        SnapshotChange::Pause => "will stand still",
+        SnapshotChange::Resume => "will go on",
+        SnapshotChange::Cancel => "will end",
+    };
+    print(&format!("{}: {word} within a second or two\n", changed.join(", ")))
+}
+
+async fn show(config: &Config, json: bool) -> Result<()> {
+    let requests = Control::open(config).await?.snapshots(&config.source.slot).await?;
+    let records = match status::daemon(config).await? {
+        Some(report) if report.source.is_some() => report.snapshots,
+        Some(_) | None => anabranch_kafka::admin::snapshots(&config.kafka).await?,
+    };
+    let asked: Vec<Asked> = requests.iter().map(|request| Asked::of(request, &records)).collect();
+    if json {
+        return print_json(&asked);
+    }
+    if asked.is_empty() {
+        return print("none was asked for\n");
+    }
+    let lines: Vec<String> = asked.iter().map(Asked::line).collect();
+    print(&format!("{}\n", lines.join("\n")))
+}
+
+impl Asked {
+    fn of(request: &SnapshotRequest, records: &[TableSnapshot]) -> Self {
+        let progress = records.iter().find(|record| record.id == request.id).cloned();
+        let state = match progress.as_ref().map(|record| record.state) {
+            None | Some(SnapshotState::Running) if request.cancelled => "cancelling",
+            None | Some(SnapshotState::Running) if request.paused => "paused",
+            None => "waiting",
+            Some(state) => state.word(),
+        };
+        Self { table: request.table.clone(), id: request.id, state, progress }
+    }
+
+    fn line(&self) -> String {
+        match &self.progress {
+            Some(progress) => snapshot_line(progress, self.state),
+            None => format!("{:<34}  {}", self.table, self.state),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_text_or_an_array_of_texts() {
+        assert_eq!(texts("a,b").unwrap(), ["a,b"]);
+        assert_eq!(texts("[\"eu\", \"4]2\"]").unwrap(), ["eu", "4]2"]);
+        let error = texts("[eu, 42]").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.report().contains("array of texts"), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_asked_shows_before_it_has_begun() {
+        let request = SnapshotRequest {
+            id: Uuid::from_u128(1),
+            table: "public.t".into(),
+            scope: SnapshotScope::Table,
+            paused: false,
+            cancelled: false,
+        };
+        let state = |request: &SnapshotRequest| Asked::of(request, &[]).state;
+        assert_eq!(state(&request), "waiting");
+        assert_eq!(state(&SnapshotRequest { paused: true, ..request.clone() }), "paused");
+        assert_eq!(state(&SnapshotRequest { cancelled: true, ..request }), "cancelling");
+    }
+}
