@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{Error, ErrorKind, Result};
-use anabranch_postgres::SnapshotRequest;
+use anabranch_postgres::SnapshotRequests;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,7 @@ struct Context {
     /// What people ask; `None` until the control schema was read for the first time.
     requests: watch::Receiver<Option<Requests>>,
     /// Which snapshots of single tables they ask for.
-    snapshots: watch::Receiver<Option<Vec<SnapshotRequest>>>,
+    snapshots: watch::Receiver<Option<SnapshotRequests>>,
     stop: CancellationToken,
     /// Whether the process was asked for one part, and ends with it.
     alone: bool,
@@ -193,7 +193,7 @@ impl Attempt for SourceAttempt<'_> {
 }
 
 /// What people ask of sinks, and of tables.
-type Senders = (watch::Sender<Option<Requests>>, watch::Sender<Option<Vec<SnapshotRequest>>>);
+type Senders = (watch::Sender<Option<Requests>>, watch::Sender<Option<SnapshotRequests>>);
 
 fn publish<T: PartialEq>(sender: &watch::Sender<Option<T>>, now: T) {
     sender.send_if_modified(|known| {
@@ -246,11 +246,10 @@ async fn poll(
         Ok::<_, Error>((open.requests().await?, open.snapshots(&context.config.source.slot).await?))
     };
     match asked.await {
-        Ok((asked, mut asked_snapshots)) => {
+        Ok((asked, asked_snapshots)) => {
             publish(requests, asked);
-            let is_held = context.status.holds_snapshots();
-            asked_snapshots.iter_mut().for_each(|snapshot| snapshot.paused |= is_held);
-            publish(snapshots, asked_snapshots);
+            let held = context.status.holds_snapshots();
+            publish(snapshots, SnapshotRequests { requests: asked_snapshots, held });
         }
         Err(error) => {
             tracing::warn!("{}; going on with what was asked before", error.report());

@@ -11,7 +11,7 @@ use anabranch_core::{
 use anabranch_delta::DeltaSink;
 use anabranch_elasticsearch::ElasticsearchSink;
 use anabranch_kafka::{Limits, LogScan, LogSink, TopicSource};
-use anabranch_postgres::{Acceptance, PostgresConfig, PostgresSource, SnapshotRequest};
+use anabranch_postgres::{Acceptance, PostgresConfig, PostgresSource, SnapshotRequests};
 use anabranch_redis::RedisSink;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ const DELTA_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 pub async fn run_source(
     config: &Config,
     status: &Status,
-    snapshots: watch::Receiver<Option<Vec<SnapshotRequest>>>,
+    snapshots: watch::Receiver<Option<SnapshotRequests>>,
     (stop, report): (&CancellationToken, Report<'_>),
 ) -> Result<()> {
     let database = config.source.database()?;

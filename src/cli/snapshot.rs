@@ -141,12 +141,15 @@ async fn show(config: &Config, json: bool) -> Result<()> {
         Some(report) if report.source.is_some() => report.snapshots,
         Some(_) | None => anabranch_kafka::admin::snapshots(&config.kafka).await?,
     };
-    let asked: Vec<Asked> = requests.iter().map(|request| Asked::of(request, &records)).collect();
+    let mut asked: Vec<Asked> =
+        requests.iter().map(|request| Asked::of(request, &records)).collect();
+    let is_asked = |record: &&TableSnapshot| requests.iter().any(|asked| asked.id == record.id);
+    asked.extend(records.iter().filter(|record| !is_asked(record)).map(Asked::own));
     if json {
         return print_json(&asked);
     }
     if asked.is_empty() {
-        return print("none was asked for\n");
+        return print("there is none\n");
     }
     let lines: Vec<String> = asked.iter().map(Asked::line).collect();
     print(&format!("{}\n", lines.join("\n")))
@@ -162,6 +165,12 @@ impl Asked {
             Some(state) => state.word(),
         };
         Self { table: request.table.clone(), id: request.id, state, progress }
+    }
+
+    /// One that nobody asks for: the source began it by itself, or its request is gone.
+    fn own(record: &TableSnapshot) -> Self {
+        let (table, state) = (record.table.clone(), record.state.word());
+        Self { table, id: record.id, state, progress: Some(record.clone()) }
     }
 
     fn line(&self) -> String {

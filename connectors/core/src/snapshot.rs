@@ -21,6 +21,9 @@ pub struct TableSnapshot {
     pub oid: u32,
     /// `schema.name`, as it was called then.
     pub table: String,
+    /// The source has begun it by itself, of the whole table; else somebody has asked for it.
+    #[serde(default)]
+    pub by_itself: bool,
     /// What became of it.
     pub state: SnapshotState,
     /// Why it ended before its end.
@@ -113,6 +116,7 @@ mod tests {
             id: Uuid::nil(),
             oid: 1,
             table: "public.t".into(),
+            by_itself: false,
             state: SnapshotState::Running,
             trouble: None,
             since: None,

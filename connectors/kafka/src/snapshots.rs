@@ -77,6 +77,7 @@ mod tests {
             id: Uuid::from_u128(1),
             oid: 7,
             table: "public.t".into(),
+            by_itself: false,
             state: SnapshotState::Running,
             trouble: None,
             since: None,

@@ -345,6 +345,12 @@ impl KnownTables {
         tables.is_empty() || tables.contains_key(&oid)
     }
 
+    /// Whether the log has a table of this name.
+    pub(crate) fn has_name(&self, schema: &str, name: &str) -> bool {
+        let tables = self.lock();
+        tables.values().any(|known| known.table.schema == schema && known.table.name == name)
+    }
+
     /// A panic elsewhere cannot leave the map half changed.
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

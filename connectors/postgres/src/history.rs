@@ -17,7 +17,9 @@
 //! a re-read has filled in with a value from beyond S: both are found in the log ([`Fork`]) and read
 //! again before the stream goes on ([`crate::repair`]).
 
-use anabranch_core::{Epoch, Error, ErrorKind, Fork, Lsn, Phase, Rereads, Result, SourceCursor};
+use anabranch_core::{
+    Epoch, Error, ErrorKind, Fork, Lsn, Membership, Phase, Rereads, Result, SourceCursor,
+};
 
 use crate::loss::{Loss, WayOn};
 use crate::membership::Found;
@@ -31,6 +33,8 @@ pub(crate) enum Plan {
     Begin { epoch: Epoch },
     /// Go on in the stream where the log stands.
     Stream,
+    /// The same where the first copy was cut off: what it has not copied is read beside the stream.
+    Finish,
     /// Go on in the stream at this position of another epoch, which the log does not have yet.
     Turn(Box<SourceCursor>),
     /// The same, with a slot that has to be made first.
@@ -94,6 +98,7 @@ impl Facts<'_> {
             Phase::Starting | Phase::Snapshot => {
                 match self.dropped_by_guard(cursor.confirm, false) {
                     Some(loss) => Decision::Lost(loss),
+                    None if self.has_begun(cursor) => Decision::Go(Plan::Finish),
                     None => begin(cursor).map_or_else(Decision::Lost, Decision::Go),
                 }
             }
@@ -110,7 +115,7 @@ impl Facts<'_> {
             // The stream itself is whole: it goes on where it is.
             let turned = match self.stream(cursor).ok()?.0 {
                 Plan::Turn(turned) => *turned,
-                Plan::Stream | Plan::Begin { .. } | Plan::Remake(_) => {
+                Plan::Stream | Plan::Finish | Plan::Begin { .. } | Plan::Remake(_) => {
                     let fork = cursor.fork.map(|fork| Fork { rows: 0, ..fork });
                     SourceCursor { epoch, fork, ..cursor.clone() }
                 }
@@ -141,6 +146,22 @@ impl Facts<'_> {
             (WayOn::Gap, Some(confirmed)) => Plan::Turn(turned(confirmed)),
             (WayOn::Gap, None) => Plan::Remake(turned(Lsn::default())),
         })
+    }
+
+    /// Whether a copy was under way, and the slot has everything since its snapshot.
+    fn has_begun(&self, cursor: &SourceCursor) -> bool {
+        let server = (self.server.system_id, self.server.timeline);
+        let is_there = |slot: &Slot| {
+            slot.confirmed_flush == Some(cursor.confirm)
+                && slot.invalidated().is_none()
+                && !slot.temporary
+        };
+        let is_published = |then: &Membership| self.found.changed_since(then).is_none();
+        cursor.phase == Phase::Snapshot
+            && (cursor.system_id, cursor.timeline) == server
+            && self.slot.is_some_and(is_there)
+            && self.publication
+            && cursor.membership.as_ref().is_some_and(is_published)
     }
 
     fn go_on(&self, cursor: &SourceCursor) -> Result<Plan, Loss> {
@@ -232,7 +253,7 @@ impl Facts<'_> {
 }
 
 /// A history that begins again.
-fn begin(cursor: &SourceCursor) -> Result<Plan, Loss> {
+pub(crate) fn begin(cursor: &SourceCursor) -> Result<Plan, Loss> {
     match (cursor.epoch.next(), cursor.phase) {
         (Some(epoch), _) => Ok(Plan::Begin { epoch }),
         // Nothing was written in the last one yet, so it may be begun once more.

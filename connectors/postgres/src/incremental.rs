@@ -25,9 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{
-    Error, ErrorKind, Lsn, SNAPSHOT_FORMAT, SnapshotStart, SnapshotState, TableSnapshot,
-};
+use anabranch_core::{Error, ErrorKind, Lsn, SnapshotStart, SnapshotState, TableSnapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -40,7 +38,8 @@ use crate::row::RowWriter;
 use crate::transaction::Draft;
 use chunk::{Chunk, Part, Task};
 use recent::Recent;
-pub use request::{SnapshotRequest, SnapshotScope};
+pub(crate) use request::begun;
+pub use request::{SnapshotRequest, SnapshotRequests, SnapshotScope};
 use window::Window;
 use worker::{News, Report, Worker};
 
@@ -57,7 +56,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Every snapshot that is asked for; `None` until somebody knows.
-pub(crate) type Requests = watch::Receiver<Option<Vec<SnapshotRequest>>>;
+pub(crate) type Requests = watch::Receiver<Option<SnapshotRequests>>;
 
 /// All snapshots beside one stream.
 pub(crate) struct Incremental {
@@ -74,6 +73,8 @@ pub(crate) struct Incremental {
     is_due: bool,
     /// Nothing new will be asked for.
     is_alone: bool,
+    /// No chunk is to be read for now.
+    held: bool,
 }
 
 /// A snapshot that is under way.
@@ -123,6 +124,7 @@ impl Incremental {
             to_us,
             is_due: true,
             is_alone: false,
+            held: false,
         }
     }
 
@@ -154,7 +156,7 @@ impl Incremental {
     /// When the next chunk may be asked for.
     fn next_at(&self) -> Option<Instant> {
         let next = self.jobs.iter().filter_map(|job| match job.step {
-            Step::Next(at) if !job.request.paused => Some(at),
+            Step::Next(at) if !job.request.paused && !self.held => Some(at),
             Step::Next(_) | Step::Edge | Step::HandOver => None,
         });
         next.min()
@@ -193,24 +195,35 @@ impl Incremental {
         for (oid, trouble) in failed.collect::<Vec<_>>() {
             self.end(oid, SnapshotState::Failed, Some(trouble), builder);
         }
-        let asked = if is_due { self.requests.borrow_and_update().clone() } else { None };
-        if let Some(asked) = asked {
-            self.plan(asked, catalog, builder);
+        if is_due {
+            self.plan(catalog, builder);
         }
         let now = Instant::now();
         for job in &mut self.jobs {
-            if matches!(job.step, Step::Next(at) if at <= now) && !job.request.paused {
+            if matches!(job.step, Step::Next(at) if at <= now) && !job.request.paused && !self.held
+            {
                 job.ask();
             }
         }
     }
 
-    fn plan(&mut self, asked: Vec<SnapshotRequest>, catalog: &Catalog, builder: &mut BatchBuilder) {
-        // Who is not asked for any more is to end as well.
-        let unasked = |job: &Job| !asked.iter().any(|request| request.id == job.request.id);
-        let ended: Vec<u32> =
-            self.jobs.iter().filter(|job| unasked(job)).map(|job| job.record.oid).collect();
-        ended.into_iter().for_each(|oid| self.end(oid, SnapshotState::Cancelled, None, builder));
+    /// What is asked for, by people and by ourselves. Without a word of people, what is under way goes on.
+    fn plan(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
+        let mut asked: Vec<SnapshotRequest> =
+            self.records.values().filter_map(SnapshotRequest::own).collect();
+        let known = self.requests.borrow_and_update().clone();
+        if let Some(SnapshotRequests { requests, held }) = known {
+            self.held = held;
+            let own: Vec<Uuid> = asked.iter().map(|request| request.id).collect();
+            asked.extend(requests.into_iter().filter(|request| !own.contains(&request.id)));
+            // Who is not asked for any more is to end as well.
+            let unasked = |job: &Job| !asked.iter().any(|request| request.id == job.request.id);
+            let ended: Vec<u32> =
+                self.jobs.iter().filter(|job| unasked(job)).map(|job| job.record.oid).collect();
+            for oid in ended {
+                self.end(oid, SnapshotState::Cancelled, None, builder);
+            }
+        }
         let tables = catalog.tables();
         for request in asked {
             let table = tables.iter().find(|table| table.full_name() == request.table);
@@ -219,7 +232,7 @@ impl Incremental {
             if known.is_some_and(|record| record.state != SnapshotState::Running) {
                 continue;
             }
-            let record = known.cloned().unwrap_or_else(|| begun(&request, oid, builder.log()));
+            let record = known.cloned().unwrap_or_else(|| request.begin(oid, builder.log()));
             if request.cancelled {
                 self.jobs.retain(|job| job.record.oid != oid);
                 let ended = TableSnapshot { state: SnapshotState::Cancelled, ..record };
@@ -356,26 +369,5 @@ impl Job {
         let fitting = BYTES_WANTED.saturating_mul(rows).checked_div(bytes);
         let most = self.rows.saturating_mul(GROWTH).min(ROWS_MAX);
         self.rows = fitting.unwrap_or(most).clamp(1, most);
-    }
-}
-
-fn begun(request: &SnapshotRequest, oid: u32, log: Uuid) -> TableSnapshot {
-    TableSnapshot {
-        format: SNAPSHOT_FORMAT,
-        log,
-        id: request.id,
-        oid,
-        table: request.table.clone(),
-        state: SnapshotState::Running,
-        trouble: None,
-        since: None,
-        after: None,
-        rows: 0,
-        expected: match &request.scope {
-            SnapshotScope::Keys(keys) => u64::try_from(keys.len()).unwrap_or_default(),
-            SnapshotScope::Table | SnapshotScope::Where(_) => 0,
-        },
-        began_us: 0,
-        changed_us: 0,
     }
 }

@@ -72,7 +72,7 @@ pub use guard::{
     WalGuardConfig, has_slot,
 };
 pub use heartbeat::beat;
-pub use incremental::{SnapshotRequest, SnapshotScope};
+pub use incremental::{SnapshotRequest, SnapshotRequests, SnapshotScope};
 pub use loss::{Acceptance, Gap, WayOn};
 pub use session::connect;
 pub use snapshot::{CopyFigures, TableCopy, bar};

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
-    Error, ErrorKind, LogBatch, Lsn, Membership, Phase, Position, Result, SourceCursor, Split,
+    Error, ErrorKind, LogBatch, Lsn, Membership, Phase, Position, Result, SnapshotStart,
+    SnapshotState, SourceCursor, Split, TableSnapshot,
 };
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio::time::Instant;
@@ -75,12 +76,26 @@ pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCu
         Position { epoch: copy.cursor.epoch, commit_lsn: opened.point.before(), ordinal: 0 };
     let rows = || Copying::new(start, opened.began_us, vec![]).with_writer(run.row_writer());
     copy.clear(rows()).await?;
+    copy.left = ranges::counts(&opened.ranges, &opened.sources);
     let sessions: Vec<_> = opened.sessions.into_iter().map(|session| (session, rows())).collect();
     let piece_bytes = batch_bytes(run).div_ceil(sessions.len() * PIECES);
     let work = Work::new((opened.sources, opened.ranges), run.text_only.clone(), piece_bytes);
     run.stats.copying(work.progress());
     copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
     copy.finish().await
+}
+
+/// Whether the copy that `cursor` is in has finished the table `oid`: `records` say so.
+pub(crate) fn is_copied(records: &[TableSnapshot], cursor: &SourceCursor, oid: u32) -> bool {
+    let begun = Some(start(cursor));
+    records.iter().any(|record| {
+        record.oid == oid && record.state == SnapshotState::Done && record.since == begun
+    })
+}
+
+/// Where a copy begins.
+fn start(cursor: &SourceCursor) -> SnapshotStart {
+    SnapshotStart { epoch: cursor.epoch, lsn: cursor.confirm }
 }
 
 async fn open(run: &mut Run) -> Result<Opened> {
@@ -260,6 +275,8 @@ struct Copy<'a> {
     bytes: usize,
     /// Rows that were handed over.
     rows: u64,
+    /// The oid and name of each table, and its ranges that are not finished.
+    left: Vec<(u32, String, usize)>,
 }
 
 impl<'a> Copy<'a> {
@@ -270,7 +287,7 @@ impl<'a> Copy<'a> {
             membership: Some(opened.membership.clone()),
             ..cursor
         };
-        Self { run, cursor, batch: LogBatch::default(), bytes: 0, rows: 0 }
+        Self { run, cursor, batch: LogBatch::default(), bytes: 0, rows: 0, left: Vec::new() }
     }
 
     /// Takes back what the log has of an earlier epoch: an unfinished snapshot, or all of it.
@@ -287,9 +304,10 @@ impl<'a> Copy<'a> {
     /// Hands over what the sessions read, while they read on.
     async fn rows(&mut self, mut crew: Crew) -> Result<()> {
         let mut told = Instant::now();
-        while let Some((bytes, piece)) = crew.next().await? {
-            self.bytes += bytes;
-            self.batch.events.extend(piece.events);
+        while let Some(piece) = crew.next().await? {
+            self.bytes += piece.bytes;
+            self.batch.events.extend(piece.rows.events);
+            piece.finished.into_iter().for_each(|place| self.finished(place));
             if self.bytes >= batch_bytes(self.run) {
                 self.hand_over().await?;
             }
@@ -301,6 +319,21 @@ impl<'a> Copy<'a> {
             }
         }
         Ok(())
+    }
+
+    /// All rows of a range are in this batch or in an earlier one.
+    fn finished(&mut self, source: usize) {
+        let Some((oid, table, left)) = self.left.get_mut(source) else { return };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            let record = self.run.own_snapshot(*oid, table.clone(), self.cursor.log);
+            self.batch.snapshots.push(TableSnapshot {
+                by_itself: true,
+                state: SnapshotState::Done,
+                since: Some(start(&self.cursor)),
+                ..record
+            });
+        }
     }
 
     async fn hand_over(&mut self) -> Result<()> {

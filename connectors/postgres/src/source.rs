@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anabranch_core::{
     Error, ErrorKind, LogBatch, LogHistory, Phase, Result, Source, SourceCursor, Table,
+    TableSnapshot,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -28,14 +29,15 @@ use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
 use crate::config::{PostgresConfig, TableName};
 use crate::dropped::DroppedSlots;
-use crate::error::{Context, bug};
-use crate::history::Plan;
-use crate::incremental::{Requests, SnapshotRequest};
+use crate::error::{Context, bug, history_lost};
+use crate::history::{Plan, begin};
+use crate::incremental::{Requests, SnapshotRequests};
 use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{Publication, Wanted};
 use crate::server::Server;
 use crate::session::Session;
+use crate::snapshot;
 use crate::stats::SourceStats;
 use crate::tls;
 use crate::value::Codec;
@@ -147,7 +149,7 @@ impl PostgresSource {
     }
 
     /// Which snapshots of single tables are asked for, all of them; `None` as long as nobody knows.
-    pub fn follow(&mut self, requests: watch::Receiver<Option<Vec<SnapshotRequest>>>) {
+    pub fn follow(&mut self, requests: watch::Receiver<Option<SnapshotRequests>>) {
         self.requests = requests;
     }
 
@@ -207,9 +209,15 @@ impl PostgresSource {
         };
         let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;
+        let snapshots = match &self.history {
+            Some(history) if after.is_some() => history.snapshots().await?,
+            Some(_) | None => Vec::new(),
+        };
+        let plan = finishable(plan, (&tables, &snapshots, after.as_ref()), &config.slot)?;
         let begins = matches!(plan, Plan::Begin { .. });
+        let mut missed = Vec::new();
         if let (false, Some(after)) = (begins, &after) {
-            blind::obstacles(&tables, &self.known, after).next().map_or(Ok(()), Err)?;
+            missed = blind::missed(&tables, &self.known, after)?;
         }
         self.check_publications(&session, &tables).await?;
         let catalog = self.catalog((&tables, &types), begins)?;
@@ -219,10 +227,6 @@ impl PostgresSource {
         let binary = self.text_only.chooses_binary(config, &codecs);
         let (out, inbox) = mpsc::channel(BATCHES_MAX);
         let (started, is_started) = watch::channel(false);
-        let snapshots = match &self.history {
-            Some(history) if !begins => history.snapshots().await?,
-            Some(_) | None => Vec::new(),
-        };
         let run = Run {
             config: Arc::clone(config),
             stats: Arc::clone(&self.stats),
@@ -238,6 +242,7 @@ impl PostgresSource {
             binary,
             requests: self.requests.clone(),
             snapshots,
+            missed,
             text_only: self.text_only.clone(),
             durable: Durable::default(),
             pulse: Pulse::default(),
@@ -343,6 +348,21 @@ impl Source for PostgresSource {
         }
         Ok(())
     }
+}
+
+/// A copy that was cut off begins again where a table cannot be read beside the stream.
+fn finishable(
+    plan: Plan,
+    (tables, snapshots, after): (&[RawTable], &[TableSnapshot], Option<&SourceCursor>),
+    slot: &str,
+) -> Result<Plan> {
+    let (Plan::Finish, Some(after)) = (&plan, after) else { return Ok(plan) };
+    let is_left =
+        |table: &RawTable| table.append_only && !snapshot::is_copied(snapshots, after, table.oid);
+    if tables.iter().any(is_left) {
+        return begin(after).map_err(|loss| history_lost(slot, loss));
+    }
+    Ok(plan)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is owned and aborts on drop")]

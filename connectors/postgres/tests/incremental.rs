@@ -247,6 +247,51 @@ async fn under_every_kind_of_change_it_ends_equal() {
     database.drop().await;
 }
 
+/// A transaction that had written to a table before that was published: nothing of it is sent, and it
+/// may commit in the middle of the snapshot.
+#[tokio::test]
+async fn a_table_that_is_added_is_read_by_itself() {
+    let sql = format!(
+        "{TABLE}; create table u (id int primary key, v int);
+                       insert into u select g, 0 from generate_series(1, 1000) g"
+    );
+    let mut database = Database::new(&sql, &["public.t"]).await;
+    let follower = followed(&database).await;
+    let writer = database.connect().await;
+    writer.batch_execute("begin; update u set v = 1 where id <= 10").await.unwrap();
+    database.run("alter publication anabranch add table u").await;
+    database.config.tables.push("public.u".into());
+    let mut follower = Follower::start(&database, follower.release(&database).await).await;
+    database.run("update u set v = 2 where id between 11 and 20").await;
+    follower.step().await.unwrap();
+    let is_open = |record: &&TableSnapshot| record.state == SnapshotState::Running;
+    let open: Vec<_> = follower.replica.snapshots.values().filter(is_open).collect();
+    assert_eq!(
+        (open.len(), open[0].table.as_str()),
+        (1, "public.u"),
+        "the other one is not read again"
+    );
+    let waits = tokio::time::timeout(Duration::from_secs(2), follower.settle()).await;
+    assert!(waits.is_err(), "what was written before is not seen yet");
+    writer.batch_execute("commit").await.unwrap();
+    follower.settle().await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.present(), truth(&database).await);
+    // Left out of the configuration for a while, it has a gap.
+    database.config.tables.pop();
+    let mut follower = Follower::start(&database, follower.release(&database).await).await;
+    database.run("update u set v = 3 where id = 30; delete from u where id = 31").await;
+    follower.catch_up(&database).await;
+    database.config.tables.push("public.u".into());
+    let mut follower = Follower::start(&database, follower.release(&database).await).await;
+    follower.step().await.unwrap();
+    follower.settle().await;
+    follower.catch_up(&database).await;
+    assert_equal(&follower, &database, "after a while without it").await;
+    drop(follower);
+    database.drop().await;
+}
+
 /// Old rows have the default of a new column without a word in the WAL.
 #[tokio::test]
 async fn the_default_of_a_new_column_comes_with_a_snapshot() {

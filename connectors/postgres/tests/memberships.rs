@@ -296,21 +296,6 @@ async fn an_append_only_table_that_was_out_for_a_while_is_lost() {
     database.drop().await;
 }
 
-#[tokio::test]
-async fn a_table_that_was_not_configured_for_a_while_is_refused() {
-    let (mut database, replica) = followed().await;
-    let both = database.config.tables.clone();
-    database.config.tables.truncate(1);
-    let (mut database, replica) = follow_on(database, replica).await;
-    database.run("insert into u values (1)").await;
-    database.config.tables = both;
-    let error = refused(&database, replica).await;
-    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
-    let report = error.report();
-    assert!(report.contains("public.u") && report.contains("left out"), "{report}");
-    database.drop().await;
-}
-
 /// The policy decides as well where a loss shows only while the source reads: the attempt after it
 /// begins anew.
 #[tokio::test]

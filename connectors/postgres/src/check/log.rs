@@ -36,8 +36,14 @@ pub(super) async fn look(
     if position.phase == Phase::Streaming {
         let known = KnownTables::default();
         log.tables.iter().cloned().for_each(|table| known.logged(table));
-        for error in blind::obstacles(tables, &known, position) {
-            findings.blocker(SUBJECT, &error);
+        match blind::missed(tables, &known, position) {
+            Err(error) => findings.blocker(SUBJECT, &error),
+            Ok(missed) => missed.into_iter().for_each(|(_, table)| {
+                findings.fine(
+                    format!("table {table}"),
+                    "it is new to the log: it will be read beside the stream",
+                );
+            }),
         }
     }
     if slot.is_some_and(|slot| slot.in_use().is_some()) {
@@ -48,6 +54,9 @@ pub(super) async fn look(
         Decision::Lost(loss) => findings.blocker(SUBJECT, &history_lost(&config.slot, loss)),
         Decision::Go(Plan::Begin { .. }) => {
             findings.fine(SUBJECT, "the tables were not copied to the end: that begins again");
+        }
+        Decision::Go(Plan::Finish) => {
+            findings.fine(SUBJECT, "a copy was cut off: the rest will be read beside the stream");
         }
         Decision::Go(_) => {
             findings

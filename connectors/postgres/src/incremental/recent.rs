@@ -24,7 +24,8 @@ pub(crate) struct Recent {
 
 impl Recent {
     /// Transactions that were delivered before this stream have ids below `next`, which the server
-    /// drew after its start. (The end of a snapshot is no such bound: what runs may be beyond it.)
+    /// drew after its start. (The end of a snapshot is no such bound: what runs may be beyond it.) So
+    /// have those that wrote to a table before it was published, of which the stream has nothing.
     pub(crate) fn begin(&mut self, next: u64) {
         if self.floor == 0 {
             self.floor = next;

@@ -1,6 +1,16 @@
-//! What people ask for: a snapshot of one table.
+//! What people ask for, and the source by itself: a snapshot of one table.
 
+use anabranch_core::{SNAPSHOT_FORMAT, SnapshotState, TableSnapshot};
 use uuid::Uuid;
+
+/// Everything that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotRequests {
+    /// The last request of each table.
+    pub requests: Vec<SnapshotRequest>,
+    /// No chunk is to be read for now, whoever asked for it.
+    pub held: bool,
+}
 
 /// A snapshot that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,4 +36,47 @@ pub enum SnapshotScope {
     Where(String),
     /// Those with these keys, each the texts of its columns; one that is not found is gone.
     Keys(Vec<Vec<String>>),
+}
+
+impl SnapshotRequest {
+    /// What the source has begun by itself, and not finished.
+    pub(super) fn own(record: &TableSnapshot) -> Option<Self> {
+        let is_open = record.by_itself && record.state == SnapshotState::Running;
+        is_open.then(|| Self {
+            id: record.id,
+            table: record.table.clone(),
+            scope: SnapshotScope::Table,
+            paused: false,
+            cancelled: false,
+        })
+    }
+
+    /// How it begins, of the table `oid`, in the log `log`.
+    pub(super) fn begin(&self, oid: u32, log: Uuid) -> TableSnapshot {
+        let expected = match &self.scope {
+            SnapshotScope::Keys(keys) => u64::try_from(keys.len()).unwrap_or_default(),
+            SnapshotScope::Table | SnapshotScope::Where(_) => 0,
+        };
+        TableSnapshot { expected, ..begun((self.id, log), oid, self.table.clone()) }
+    }
+}
+
+/// A snapshot of a whole table, before its first chunk.
+pub(crate) fn begun((id, log): (Uuid, Uuid), oid: u32, table: String) -> TableSnapshot {
+    TableSnapshot {
+        format: SNAPSHOT_FORMAT,
+        log,
+        id,
+        oid,
+        table,
+        by_itself: false,
+        state: SnapshotState::Running,
+        trouble: None,
+        since: None,
+        after: None,
+        rows: 0,
+        expected: 0,
+        began_us: 0,
+        changed_us: 0,
+    }
 }

@@ -28,8 +28,13 @@ use crate::source::abandoned;
 use super::progress::Progress;
 use super::ranges::{Range, Source};
 
-/// Rows that were read, and their bytes.
-type Piece = (usize, LogBatch);
+/// Rows that were read.
+pub(super) struct Piece {
+    pub(super) bytes: usize,
+    pub(super) rows: LogBatch,
+    /// Tables of which a range has ended with these rows, each by its place.
+    pub(super) finished: Vec<usize>,
+}
 
 /// What is copied.
 #[derive(Debug)]
@@ -56,6 +61,8 @@ struct Worker {
     work: Arc<Work>,
     rows: Copying,
     pieces: mpsc::Sender<Result<Piece>>,
+    /// Tables of which a range has ended since the last piece.
+    finished: Vec<usize>,
 }
 
 impl Work {
@@ -101,7 +108,8 @@ impl Crew {
         let count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
         let begin = |(place, (session, rows)): (u64, (Arc<Session>, Copying))| {
             let rows = rows.one_of((place, count));
-            spawn(Worker { session, work: Arc::clone(&work), rows, pieces: out.clone() })
+            let (work, pieces) = (Arc::clone(&work), out.clone());
+            spawn(Worker { session, work, rows, pieces, finished: Vec::new() })
         };
         let tasks = (0..).zip(sessions).map(begin).collect();
         Self { pieces, locks, _tasks: tasks }
@@ -138,6 +146,7 @@ impl Worker {
         self.session.batch_execute("savepoint range").await.doing(action)?;
         while let Some((range, source)) = work.take() {
             self.range(range, source).await?;
+            self.finished.push(range.source);
             // Lets go of the locks on what was read, indexes and all: there may be thousands.
             self.session.batch_execute("rollback to savepoint range").await.doing(action)?;
             if let Some(rows) = work.progress.range(range.source, range.bytes) {
@@ -170,7 +179,8 @@ impl Worker {
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        let piece = (self.rows.bytes(), self.rows.take());
+        let finished = std::mem::take(&mut self.finished);
+        let piece = Piece { bytes: self.rows.bytes(), rows: self.rows.take(), finished };
         self.pieces.send(Ok(piece)).await.map_err(|_| abandoned())
     }
 }

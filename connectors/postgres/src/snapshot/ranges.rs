@@ -70,6 +70,18 @@ impl Range {
     }
 }
 
+/// The oid and name of each of `sources`, and how many of `ranges` are of it.
+pub(super) fn counts(ranges: &[Range], sources: &[Source]) -> Vec<(u32, String, usize)> {
+    let of = |source: &Source| (source.table.oid, source.table.full_name(), 0);
+    let mut counts: Vec<(u32, String, usize)> = sources.iter().map(of).collect();
+    for range in ranges {
+        if let Some((_, _, count)) = counts.get_mut(range.source) {
+            *count += 1;
+        }
+    }
+    counts
+}
+
 /// The ranges of all of `sources`, as they are now, in the order in which they are to be copied.
 pub(super) async fn of(session: &Session, sources: &[Source]) -> Result<Vec<Range>> {
     let oids: Vec<u32> = sources.iter().map(|source| source.table.oid).collect();

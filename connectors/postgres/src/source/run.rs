@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_core::{
     CURSOR_FORMAT, Epoch, Error, ErrorKind, LogBatch, LogHistory, Lsn, Phase, Rereads, Result,
-    SourceCursor, TableSnapshot,
+    SourceCursor, Table, TableSnapshot,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
 use crate::error::{Context, bug};
 use crate::history::Plan;
-use crate::incremental::Requests;
+use crate::incremental::{Requests, begun};
 use crate::membership::Found;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::row::RowWriter;
@@ -50,6 +50,8 @@ pub(crate) struct Run {
     /// Snapshots of single tables: those that are asked for, and those that the log knows.
     pub(crate) requests: Requests,
     pub(crate) snapshots: Vec<TableSnapshot>,
+    /// Tables that nobody read for a while: their oids and names.
+    pub(crate) missed: Vec<(u32, String)>,
     pub(crate) text_only: TextOnly,
     pub(crate) durable: Durable,
     pub(crate) pulse: Pulse,
@@ -73,6 +75,9 @@ impl Run {
     }
 
     async fn go(mut self) -> Result<()> {
+        if let Some(after) = self.after.clone().filter(|_| !self.missed.is_empty()) {
+            self.catch_up(after).await?;
+        }
         let cursor = match self.plan.clone() {
             Plan::Stream => {
                 let cursor = self.after.take();
@@ -80,7 +85,10 @@ impl Run {
                     cursor.ok_or_else(|| bug("go on in the stream", "there is no cursor"))?;
                 self.stream(cursor).await?
             }
+            Plan::Finish => self.finish().await?,
             Plan::Begin { epoch } => {
+                // The copy brings what they were to bring.
+                self.snapshots.retain(|record| !record.by_itself);
                 let cursor = self.announce(epoch).await?;
                 Box::pin(snapshot::copy(&mut self, cursor)).await?
             }
@@ -92,6 +100,47 @@ impl Run {
         };
         let cursor = Box::pin(repair::repair(&mut self, cursor)).await?;
         Box::pin(Streaming::start(self, cursor)).await?.run().await
+    }
+
+    /// Makes it durable that tables are to be read beside the stream, before a position record says
+    /// that they are read like any other.
+    async fn catch_up(&mut self, cursor: SourceCursor) -> Result<()> {
+        for (oid, table) in std::mem::take(&mut self.missed) {
+            tracing::warn!(table, "nobody read it for a while: reading it beside the stream");
+            let record = self.own_snapshot(oid, table, cursor.log);
+            self.snapshots.retain(|other| other.oid != oid);
+            self.snapshots.push(record);
+        }
+        let is_new = |record: &&TableSnapshot| record.by_itself && record.since.is_none();
+        let snapshots = self.snapshots.iter().filter(is_new).cloned().collect();
+        let tables = self.catalog.unlogged();
+        self.send(LogBatch { tables, snapshots, ..LogBatch::default() }, cursor).await
+    }
+
+    /// Begins the stream where the first copy began; what that has not finished is read beside it.
+    async fn finish(&mut self) -> Result<SourceCursor> {
+        let cursor = self.after.take().ok_or_else(|| bug("finish a copy", "there is no cursor"))?;
+        let mut left = self.catalog.tables();
+        left.retain(|table| !snapshot::is_copied(&self.snapshots, &cursor, table.oid));
+        tracing::warn!(
+            tables = left.len(),
+            "a copy was cut off: reading the rest beside the stream"
+        );
+        let own = |table: &Arc<Table>| self.own_snapshot(table.oid, table.full_name(), cursor.log);
+        let snapshots: Vec<TableSnapshot> = left.iter().map(own).collect();
+        self.snapshots.retain(|record| snapshots.iter().all(|new| new.oid != record.oid));
+        self.snapshots.extend(snapshots.iter().cloned());
+        let cursor = self.carry(SourceCursor { phase: Phase::Streaming, split: None, ..cursor });
+        let tables = self.catalog.unlogged();
+        self.send(LogBatch { tables, snapshots, ..LogBatch::default() }, cursor.clone()).await?;
+        Ok(cursor)
+    }
+
+    /// A snapshot that we begin ourselves. What was asked for of that table before stays done.
+    pub(crate) fn own_snapshot(&self, oid: u32, table: String, log: Uuid) -> TableSnapshot {
+        let before = self.snapshots.iter().find(|record| record.oid == oid);
+        let id = before.map_or_else(Uuid::new_v4, |record| record.id);
+        TableSnapshot { by_itself: true, ..begun((id, log), oid, table) }
     }
 
     /// Makes it durable that a history begins, before anything of it exists.

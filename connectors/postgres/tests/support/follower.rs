@@ -7,7 +7,7 @@ use anabranch_core::{
     Change, Error, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, SnapshotState,
     Source, SourceCursor, Table, TableSnapshot, Version,
 };
-use anabranch_postgres::{Acceptance, PostgresSource, SnapshotRequest};
+use anabranch_postgres::{Acceptance, PostgresSource, SnapshotRequest, SnapshotRequests};
 use bytes::Bytes;
 use tokio::sync::watch;
 
@@ -149,7 +149,7 @@ impl Replica {
 pub(crate) struct Follower {
     pub(crate) source: PostgresSource,
     pub(crate) replica: Replica,
-    asks: watch::Sender<Option<Vec<SnapshotRequest>>>,
+    asks: watch::Sender<Option<SnapshotRequests>>,
 }
 
 impl Follower {
@@ -227,7 +227,21 @@ impl Follower {
 
     /// Asks for snapshots of single tables.
     pub(crate) fn ask(&self, requests: &[SnapshotRequest]) {
-        self.asks.send_replace(Some(requests.to_vec()));
+        let requests = requests.to_vec();
+        self.asks.send_replace(Some(SnapshotRequests { requests, held: false }));
+    }
+
+    /// Follows until every snapshot that was begun has ended.
+    pub(crate) async fn settle(&mut self) {
+        let is_open = |record: &TableSnapshot| record.state == SnapshotState::Running;
+        loop {
+            let phase = self.replica.cursor.as_ref().map(|cursor| cursor.phase);
+            let is_open = self.replica.snapshots.values().any(is_open);
+            if phase == Some(Phase::Streaming) && !is_open {
+                return;
+            }
+            self.step().await.unwrap();
+        }
     }
 
     /// Follows until a snapshot has ended, and returns its record.
