@@ -57,15 +57,13 @@ fn source_rows(f: &mut fmt::Formatter<'_>, source: &SourceReport) -> fmt::Result
     Ok(())
 }
 
-/// Nothing carries a repair out yet, and that is said.
 fn repair(f: &mut fmt::Formatter<'_>, repairs: &TableRepairs) -> fmt::Result {
     let TableRepairs { table, rows, reason } = repairs;
     let what = rows.map_or("all rows".to_owned(), |rows| format!("{rows} rows"));
     let why = reason.describe();
     writeln!(
         f,
-        "repair pending: {what} of {table} may differ from the source ({why}). It waits for a release \
-         that repairs; a row is right again with its next change"
+        "repair pending: {what} of {table} may differ from the source until they are read again ({why})"
     )
 }
 

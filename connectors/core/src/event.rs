@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Lsn, Position, Repair, Table, TableSnapshot, Version};
+use crate::{Lsn, Position, Repair, RepairKey, Table, TableSnapshot, Version};
 
 /// A run of changes that becomes durable in the log together, with the source's cursor.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct LogBatch {
     pub events: Vec<Event>,
     /// What these changes leave to be mended.
     pub repairs: Vec<Repair>,
+    /// Repairs that are done with these changes.
+    pub repaired: Vec<RepairKey>,
     /// How far snapshots of single tables are with these changes.
     pub snapshots: Vec<TableSnapshot>,
 }

@@ -46,7 +46,7 @@ pub use log_history::{Answer, Delivered, LogHistory};
 pub use membership::{Membership, TableMarks};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};
-pub use repair::{Repair, RepairReason};
+pub use repair::{PendingRepair, Repair, RepairKey, RepairReason};
 pub use rereads::{Reread, Rereads};
 pub use secret::Secret;
 pub use sink::Sink;

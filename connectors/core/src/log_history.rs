@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Epoch, Lsn, Result, SourceCursor, Table, TableSnapshot};
+use crate::{Epoch, Lsn, PendingRepair, Result, SourceCursor, Table, TableSnapshot};
 
 /// An answer of the log, which takes a while.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -23,6 +23,9 @@ pub trait LogHistory: fmt::Debug + Send + Sync {
 
     /// The last snapshot beside the stream of each table that ever had one.
     fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>>;
+
+    /// The repairs that are pending.
+    fn repairs(&self) -> Answer<'_, Vec<PendingRepair>>;
 
     /// For each of `tables`, what the log was given of it by transactions of the history `epoch`
     /// that committed at or after `since`, and by all of later histories.

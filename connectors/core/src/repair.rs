@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::SnapshotStart;
+
 /// A row, or a table, that has to be read again from the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
@@ -15,6 +17,19 @@ pub struct Repair {
     /// Why.
     pub reason: RepairReason,
 }
+
+/// A repair that is pending in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingRepair {
+    /// Of which row, or table.
+    pub of: RepairKey,
+    /// The commit of the last change that needs it: a read that does not see it repairs nothing.
+    pub asked: SnapshotStart,
+}
+
+/// What a repair is of: the oid of a table in the source, and Avro of a key, without any header, or
+/// `None` for all of its rows.
+pub type RepairKey = (u32, Option<Bytes>);
 
 /// Why a repair is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

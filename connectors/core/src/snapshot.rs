@@ -45,7 +45,7 @@ pub struct TableSnapshot {
 }
 
 /// A place in the source's history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SnapshotStart {
     /// The history.
     pub epoch: Epoch,

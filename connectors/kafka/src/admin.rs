@@ -18,7 +18,7 @@ use crate::context::{Quiet, Trouble};
 use crate::names::{key_subject, value_subject};
 use crate::progress::OpenWork;
 use crate::reader::{self, BROKER_TIMEOUT, Borders, Reader};
-use crate::repairs::{TableRepairs, summary};
+use crate::repairs::{RepairRecord, TableRepairs, summary};
 use crate::schemas::SchemaRecord;
 use crate::stats::UnitLag;
 use crate::topics::{Admin, Topic};
@@ -45,8 +45,12 @@ pub async fn read_position(kafka: &KafkaConfig) -> Result<Option<SourceCursor>> 
 ///
 /// As for [`read_position`].
 pub async fn repairs(kafka: &KafkaConfig) -> Result<Vec<TableRepairs>> {
+    Ok(summary(pending_repairs(kafka).await?.iter()))
+}
+
+pub(crate) async fn pending_repairs(kafka: &KafkaConfig) -> Result<Vec<RepairRecord>> {
     let log = read_position(kafka).await?.map(|position| position.log);
-    Ok(summary(open_work_of(kafka, log).await?.repairs.iter()))
+    Ok(open_work_of(kafka, log).await?.repairs)
 }
 
 /// Reads the last snapshot beside the stream of every table that ever had one.

@@ -38,7 +38,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) topic: &'a str,
     pub(crate) partition: i32,
     pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: &'a [u8],
+    /// `None` deletes the record of this key.
+    pub(crate) value: Option<&'a [u8]>,
     /// The value of the header `anabranch`, which control records have.
     pub(crate) control: Option<&'static str>,
 }
@@ -225,7 +226,10 @@ impl Deliveries {
 impl<'a> Outgoing<'a> {
     fn to_base(self) -> BaseRecord<'a, [u8], [u8]> {
         use rdkafka::message::Header;
-        let mut record = BaseRecord::to(self.topic).partition(self.partition).payload(self.value);
+        let mut record = BaseRecord::to(self.topic).partition(self.partition);
+        if let Some(value) = self.value {
+            record = record.payload(value);
+        }
         if let Some(key) = self.key {
             record = record.key(key);
         }

@@ -11,7 +11,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anabranch_core::{Epoch, ErrorKind, LogBatch, Lsn, Repair, RepairReason, Result};
+use anabranch_core::{
+    Epoch, ErrorKind, LogBatch, Lsn, PendingRepair, Repair, RepairKey, RepairReason, Result,
+    SnapshotStart,
+};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -68,10 +72,26 @@ impl RepairRecord {
     /// The key of the record in the progress topic: a later one with the same key replaces it.
     #[must_use]
     pub fn record_key(&self) -> String {
-        match &self.key {
-            None => format!("{KEY_PREFIX}{}", self.oid),
-            Some(key) => format!("{KEY_PREFIX}{}.{}", self.oid, crate::hash(key.as_bytes())),
-        }
+        key_of(self.oid, self.key.as_deref())
+    }
+
+    /// As the source has it; `None` if its key is none.
+    pub(crate) fn pending(&self) -> Option<PendingRepair> {
+        let key = self.key.as_ref().map(hex::decode).transpose().ok()?;
+        let asked = SnapshotStart { epoch: self.epoch, lsn: self.commit_lsn };
+        Some(PendingRepair { of: (self.oid, key.map(Bytes::from)), asked })
+    }
+}
+
+/// The key of the record of a repair in the progress topic.
+pub(crate) fn record_key((oid, key): &RepairKey) -> String {
+    key_of(*oid, key.as_ref().map(hex::encode).as_deref())
+}
+
+fn key_of(oid: u32, key: Option<&str>) -> String {
+    match key {
+        None => format!("{KEY_PREFIX}{oid}"),
+        Some(key) => format!("{KEY_PREFIX}{oid}.{}", crate::hash(key.as_bytes())),
     }
 }
 
@@ -101,7 +121,11 @@ impl Repairs {
 
     /// The records for what `batch` asks for.
     pub(crate) fn records(&self, batch: &LogBatch, log: Uuid, now_us: i64) -> Vec<RepairRecord> {
-        let position = batch.events.last().map(|event| event.position).unwrap_or_default();
+        if batch.repairs.is_empty() {
+            return Vec::new();
+        }
+        // Not the last event's: a sweep stands where its snapshot began.
+        let position = batch.events.iter().map(|event| event.position).max().unwrap_or_default();
         let record = |repair: &Repair| {
             let key = repair.key.as_ref().filter(|_| !self.is_whole(repair.oid));
             RepairRecord {
@@ -125,6 +149,14 @@ impl Repairs {
     /// The records are in the log.
     pub(crate) fn add(&self, records: Vec<RepairRecord>) {
         self.lock().extend(records.into_iter().map(|record| (record.record_key(), record)));
+    }
+
+    /// The records are not in the log any more.
+    pub(crate) fn remove(&self, done: &[RepairKey]) {
+        let mut pending = self.lock();
+        for of in done {
+            pending.remove(&record_key(of));
+        }
     }
 
     /// Whether a table is, or will be, repaired as a whole.
@@ -168,7 +200,6 @@ pub(crate) fn summary<'a>(records: impl Iterator<Item = &'a RepairRecord>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn asks(repairs: &[(u32, Option<&'static [u8]>)]) -> LogBatch {
         let repair = |(oid, key): &(u32, Option<&'static [u8]>)| Repair {
@@ -199,6 +230,10 @@ mod tests {
         // A row of a table that is to be read as a whole renews that.
         let again = repairs.records(&asks(&[(2, Some(b"a"))]), Uuid::nil(), 7);
         assert_eq!((again[0].record_key().as_str(), again[0].time_us), ("repair.2", 7));
+        repairs.remove(&[(2, None), (1, Some(Bytes::from_static(b"a")))]);
+        let rows: Vec<_> = repairs.by_table().into_iter().map(|table| table.rows).collect();
+        assert_eq!(rows, [Some(1)]);
+        assert_eq!(first[0].pending().unwrap().of, (1, Some(Bytes::from_static(b"a"))));
         repairs.reset(Vec::new());
         assert!(repairs.by_table().is_empty());
     }

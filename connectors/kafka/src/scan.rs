@@ -16,12 +16,14 @@ use std::sync::Arc;
 use anabranch_core::avro::envelope::split_header;
 use anabranch_core::avro::read::{Decoder, Kind};
 use anabranch_core::{
-    Answer, Delivered, Epoch, Error, LogHistory, Lsn, Result, SourceCursor, Table, TableSnapshot,
+    Answer, Delivered, Epoch, Error, LogHistory, Lsn, PendingRepair, Result, SourceCursor, Table,
+    TableSnapshot,
 };
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use crate::reader::{Borders, Range, Reader};
+use crate::repairs::RepairRecord;
 use crate::schemas::Tables;
 use crate::{KafkaConfig, Names, error, progress};
 
@@ -50,6 +52,13 @@ impl LogHistory for LogScan {
 
     fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>> {
         Box::pin(crate::admin::snapshots(&self.kafka))
+    }
+
+    fn repairs(&self) -> Answer<'_, Vec<PendingRepair>> {
+        Box::pin(async {
+            let records = crate::admin::pending_repairs(&self.kafka).await?;
+            Ok(records.iter().filter_map(RepairRecord::pending).collect())
+        })
     }
 
     fn delivered<'a>(

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::producer::{Outgoing, Producer};
 use crate::progress::{self, POSITION_KEY};
-use crate::repairs::{RepairRecord, Repairs};
+use crate::repairs::{self, RepairRecord, Repairs};
 use crate::routes::{Route, Routes};
 use crate::snapshots::{self, Snapshots};
 use crate::topics::{Admin, Topic};
@@ -126,6 +126,7 @@ impl LogSink {
                 return Err(error);
             }
         }
+        self.repairs.remove(&batch.repaired);
         self.repairs.add(repairs);
         self.snapshots.add(&batch.snapshots);
         self.position = Some(upto.clone());
@@ -149,7 +150,7 @@ impl LogSink {
         &mut self,
         producer: &Producer,
         batch: &LogBatch,
-        (upto, repairs): (&SourceCursor, &[RepairRecord]),
+        (upto, asked): (&SourceCursor, &[RepairRecord]),
     ) -> Result<()> {
         producer.begin()?;
         let now_us = Utc::now().timestamp_micros();
@@ -165,7 +166,14 @@ impl LogSink {
             let heartbeat = json!({ "confirm": upto.confirm, "time_us": now_us });
             self.send_json(producer, &self.names.heartbeat(), "source", &heartbeat).await?;
         }
-        for repair in repairs {
+        // Before those that are asked for: one that is asked for again is not over.
+        for of in &batch.repaired {
+            let (topic, key) = (self.names.progress(), repairs::record_key(of));
+            let (topic, key) = (topic.as_str(), Some(key.as_bytes()));
+            let done = Outgoing { topic, partition: 0, key, value: None, control: None };
+            producer.send(done).await?;
+        }
+        for repair in asked {
             let key = repair.record_key();
             self.send_json(producer, &self.names.progress(), &key, repair).await?;
         }
@@ -186,7 +194,8 @@ impl LogSink {
         let value = serde_json::to_vec(value)
             .map_err(|e| error::bug(format!("encode the {key} record"), e.to_string()))?;
         let key = Some(key.as_bytes());
-        let record = Outgoing { topic, partition: 0, key, value: &value, control: None };
+        let value = Some(value.as_slice());
+        let record = Outgoing { topic, partition: 0, key, value, control: None };
         producer.send(record).await
     }
 
@@ -283,13 +292,14 @@ async fn send(
             key_buffer.clear();
             key_buffer.extend_from_slice(&envelope::header(route.key_schema_id));
             key_buffer.extend_from_slice(key);
-            let partition = partition(key, route.partitions);
+            let (partition, value) = (partition(key, route.partitions), Some(value.as_slice()));
             let key = Some(key_buffer.as_slice());
             producer.send(Outgoing { topic, partition, key, value, control: None }).await
         }
         Change::Truncate | Change::Sweep => {
             let is_sweep = matches!(event.change, Change::Sweep);
             let control = Some(if is_sweep { "sweep" } else { "truncate" });
+            let value = Some(value.as_slice());
             for partition in 0..route.partitions {
                 producer.send(Outgoing { topic, partition, key: None, value, control }).await?;
             }

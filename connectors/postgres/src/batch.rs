@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use anabranch_core::{
-    Epoch, LogBatch, Lsn, Repair, Rereads, SourceCursor, Split, Table, TableSnapshot,
+    Epoch, LogBatch, Lsn, Repair, RepairKey, Rereads, SnapshotStart, SourceCursor, Split, Table,
+    TableSnapshot,
 };
 use uuid::Uuid;
 
@@ -30,6 +31,8 @@ pub(crate) struct BatchBuilder {
     tables: Vec<Arc<Table>>,
     /// How far snapshots are with the drafts before the border.
     snapshots: Vec<TableSnapshot>,
+    /// Repairs that are done with them.
+    repaired: Vec<RepairKey>,
     /// Bytes of the drafts before `counted`.
     bytes: usize,
     counted: usize,
@@ -49,6 +52,7 @@ pub(crate) struct DraftBatch {
     pub(crate) drafts: Vec<Draft>,
     pub(crate) tables: Vec<Arc<Table>>,
     snapshots: Vec<TableSnapshot>,
+    repaired: Vec<RepairKey>,
     pub(crate) cursor: SourceCursor,
 }
 
@@ -59,6 +63,7 @@ impl BatchBuilder {
             drafts: Vec::new(),
             tables: Vec::new(),
             snapshots: Vec::new(),
+            repaired: Vec::new(),
             bytes: 0,
             counted: 0,
             bytes_max,
@@ -77,6 +82,11 @@ impl BatchBuilder {
     /// How far a snapshot is with the drafts so far. A border must follow before any other draft.
     pub(crate) fn record(&mut self, snapshot: TableSnapshot) {
         self.snapshots.push(snapshot);
+    }
+
+    /// Repairs that are done with the drafts so far.
+    pub(crate) fn repaired(&mut self, done: Vec<RepairKey>) {
+        self.repaired.extend(done);
     }
 
     /// A transaction ended, or the server has nothing else before `lsn`.
@@ -144,7 +154,8 @@ impl BatchBuilder {
 
     /// Whether there are events to hand over, or something else that the log must know.
     pub(crate) fn is_ready(&self) -> bool {
-        let has_news = !self.tables.is_empty() || !self.snapshots.is_empty();
+        let is_done = !self.snapshots.is_empty() || !self.repaired.is_empty();
+        let has_news = !self.tables.is_empty() || is_done;
         self.border > 0 || self.is_full() || (has_news && self.drafts.is_empty())
     }
 
@@ -189,6 +200,7 @@ impl BatchBuilder {
             drafts,
             tables: std::mem::take(&mut self.tables),
             snapshots: std::mem::take(&mut self.snapshots),
+            repaired: std::mem::take(&mut self.repaired),
             cursor: self.cursor.clone(),
         }
     }
@@ -201,6 +213,13 @@ impl DraftBatch {
         missing.map(|draft| draft.event.position.commit_lsn).min()
     }
 
+    /// Behind every event that it has.
+    pub(crate) fn end(&self) -> SnapshotStart {
+        let split = self.cursor.split.as_ref().map(|split| Lsn(split.commit_lsn.0 + 1));
+        let lsn = split.unwrap_or_default().max(self.cursor.confirm);
+        SnapshotStart { epoch: self.cursor.epoch, lsn }
+    }
+
     /// The batch, once nothing is missing. `seen` is the highest LSN that a re-read has seen.
     pub(crate) fn complete(
         mut self,
@@ -211,8 +230,8 @@ impl DraftBatch {
         self.cursor.seen = self.cursor.seen.max(seen);
         self.cursor.rereads.clone_from(rereads);
         let events = self.drafts.into_iter().map(|draft| draft.event).collect();
-        let (tables, snapshots) = (self.tables, self.snapshots);
-        (LogBatch { tables, events, repairs, snapshots }, self.cursor)
+        let (tables, snapshots, repaired) = (self.tables, self.snapshots, self.repaired);
+        (LogBatch { tables, events, repairs, repaired, snapshots }, self.cursor)
     }
 }
 

@@ -17,6 +17,7 @@
 mod chunk;
 mod judge;
 mod recent;
+mod repairs;
 mod request;
 mod window;
 mod worker;
@@ -25,7 +26,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::{Error, ErrorKind, Lsn, SnapshotStart, SnapshotState, TableSnapshot};
+use anabranch_core::{
+    Error, ErrorKind, Lsn, PendingRepair, Repair, SnapshotStart, SnapshotState, TableSnapshot,
+};
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -38,6 +42,7 @@ use crate::row::RowWriter;
 use crate::transaction::Draft;
 use chunk::{Chunk, Part, Task};
 use recent::Recent;
+use repairs::Pending;
 pub(crate) use request::begun;
 pub use request::{SnapshotRequest, SnapshotRequests, SnapshotScope};
 use window::Window;
@@ -65,6 +70,7 @@ pub(crate) struct Incremental {
     requests: Requests,
     /// The last snapshot of each table, by oid.
     records: BTreeMap<u32, TableSnapshot>,
+    repairs: Pending,
     jobs: Vec<Job>,
     recent: Recent,
     reports: mpsc::Receiver<Report>,
@@ -75,6 +81,15 @@ pub(crate) struct Incremental {
     is_alone: bool,
     /// No chunk is to be read for now.
     held: bool,
+}
+
+/// What the log has of work beside the stream.
+#[derive(Debug, Default)]
+pub(crate) struct OpenWork {
+    /// The last snapshot of each table.
+    pub(crate) snapshots: Vec<TableSnapshot>,
+    /// Rows and tables that are to be read again.
+    pub(crate) repairs: Vec<PendingRepair>,
 }
 
 /// A snapshot that is under way.
@@ -90,6 +105,8 @@ struct Job {
     chunk: Option<Box<Chunk>>,
     /// Why it cannot go on.
     trouble: Option<String>,
+    /// The rows of a repair, by their keys: it leaves no record, but is asked for until it is done.
+    repairs: Option<Vec<Bytes>>,
 }
 
 /// What a job waits for.
@@ -108,10 +125,11 @@ impl Incremental {
     pub(crate) fn new(
         config: Arc<PostgresConfig>,
         writer: RowWriter,
-        (requests, records): (Requests, Vec<TableSnapshot>),
+        (requests, work): (Requests, OpenWork),
     ) -> Self {
         let (to_us, reports) = mpsc::channel(config.snapshot_sessions.get());
-        let records = records.into_iter().map(|record| (record.oid, record)).collect();
+        let OpenWork { snapshots, repairs } = work;
+        let records = snapshots.into_iter().map(|record| (record.oid, record)).collect();
         let jobs = Vec::new();
         Self {
             config,
@@ -119,6 +137,7 @@ impl Incremental {
             requests,
             records,
             jobs,
+            repairs: Pending::new(repairs),
             recent: Recent::default(),
             reports,
             to_us,
@@ -197,6 +216,7 @@ impl Incremental {
         }
         if is_due {
             self.plan(catalog, builder);
+            self.plan_repairs(catalog, builder);
         }
         let now = Instant::now();
         for job in &mut self.jobs {
@@ -217,7 +237,9 @@ impl Incremental {
             let own: Vec<Uuid> = asked.iter().map(|request| request.id).collect();
             asked.extend(requests.into_iter().filter(|request| !own.contains(&request.id)));
             // Who is not asked for any more is to end as well.
-            let unasked = |job: &Job| !asked.iter().any(|request| request.id == job.request.id);
+            let unasked = |job: &Job| {
+                job.repairs.is_none() && !asked.iter().any(|request| request.id == job.request.id)
+            };
             let ended: Vec<u32> =
                 self.jobs.iter().filter(|job| unasked(job)).map(|job| job.record.oid).collect();
             for oid in ended {
@@ -234,24 +256,66 @@ impl Incremental {
             }
             let record = known.cloned().unwrap_or_else(|| request.begin(oid, builder.log()));
             if request.cancelled {
-                self.jobs.retain(|job| job.record.oid != oid);
+                self.jobs.retain(|job| job.request.id != request.id);
                 let ended = TableSnapshot { state: SnapshotState::Cancelled, ..record };
                 self.keep(ended, builder);
             } else if let Some(job) = self.jobs.iter_mut().find(|job| job.record.oid == oid) {
-                job.request = request;
+                // One of another kind comes first.
+                if job.request.id == request.id {
+                    job.request = request;
+                }
             } else if self.jobs.len() < self.config.snapshot_sessions.get() {
                 self.begin(request, record);
             }
         }
     }
 
+    /// Carries out what the log asks for, as far as nobody else reads the table.
+    fn plan_repairs(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
+        for oid in self.repairs.tables() {
+            let is_read = self.jobs.iter().any(|job| job.record.oid == oid);
+            let relation = catalog.relation(oid).filter(|relation| !relation.is_append_only());
+            let Some(relation) = relation.filter(|_| !is_read) else { continue };
+            if self.jobs.len() >= self.config.snapshot_sessions.get() {
+                return;
+            }
+            let before = self.records.get(&oid);
+            let id = before.map_or_else(Uuid::new_v4, |record| record.id);
+            let record = begun((id, builder.log()), oid, relation.table.full_name());
+            let (table, scope) = (record.table.clone(), SnapshotScope::Table);
+            let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
+            if let Some((keys, texts)) = self.repairs.keys(&relation.table) {
+                let id = Uuid::new_v4();
+                let scope = SnapshotScope::Keys(texts);
+                self.push(SnapshotRequest { id, scope, ..request }, record, Some(keys));
+            } else if before.is_none_or(|record| record.state != SnapshotState::Failed) {
+                // After a failure it waits for a start, or a person who asks for it.
+                let record = TableSnapshot { by_itself: true, ..record };
+                self.keep(record.clone(), builder);
+                self.begin(request, record);
+            }
+        }
+    }
+
+    /// A batch that ends at `end` asks for repairs.
+    pub(crate) fn ask_repairs(&mut self, repairs: &[Repair], end: SnapshotStart) {
+        self.repairs.ask(repairs, end);
+        self.is_due |= !repairs.is_empty();
+    }
+
     fn begin(&mut self, request: SnapshotRequest, record: TableSnapshot) {
-        tracing::info!(
-            table = record.table,
-            rows = record.rows,
-            "reading a table beside the stream"
-        );
         self.records.insert(record.oid, record.clone());
+        self.push(request, record, None);
+    }
+
+    fn push(
+        &mut self,
+        request: SnapshotRequest,
+        record: TableSnapshot,
+        repairs: Option<Vec<Bytes>>,
+    ) {
+        let (table, rows) = (&record.table, repairs.as_ref().map(Vec::len));
+        tracing::info!(table, rows, "reading a table again beside the stream");
         self.jobs.push(Job {
             request,
             record,
@@ -262,6 +326,7 @@ impl Incremental {
             window: None,
             chunk: None,
             trouble: None,
+            repairs,
         });
     }
 
@@ -284,11 +349,14 @@ impl Incremental {
     ) {
         let Some(place) = self.jobs.iter().position(|job| job.record.oid == oid) else { return };
         let job = self.jobs.swap_remove(place);
+        self.is_due = true;
         if let Some(trouble) = &trouble {
             tracing::error!(table = job.record.table, "its snapshot ends: {trouble}");
         }
+        if job.repairs.is_some() {
+            return self.repairs.widen(oid);
+        }
         self.keep(TableSnapshot { state, trouble, ..job.record }, builder);
-        self.is_due = true;
     }
 
     /// Remembers how far a snapshot is, here and with the next batch.

@@ -31,7 +31,7 @@ use crate::config::{PostgresConfig, TableName};
 use crate::dropped::DroppedSlots;
 use crate::error::{Context, bug, history_lost};
 use crate::history::{Plan, begin};
-use crate::incremental::{Requests, SnapshotRequests};
+use crate::incremental::{OpenWork, Requests, SnapshotRequests};
 use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{Publication, Wanted};
@@ -209,11 +209,8 @@ impl PostgresSource {
         };
         let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;
-        let snapshots = match &self.history {
-            Some(history) if after.is_some() => history.snapshots().await?,
-            Some(_) | None => Vec::new(),
-        };
-        let plan = finishable(plan, (&tables, &snapshots, after.as_ref()), &config.slot)?;
+        let work = self.open_work(after.as_ref()).await?;
+        let plan = finishable(plan, (&tables, &work.snapshots, after.as_ref()), &config.slot)?;
         let begins = matches!(plan, Plan::Begin { .. });
         let mut missed = Vec::new();
         if let (false, Some(after)) = (begins, &after) {
@@ -241,7 +238,7 @@ impl PostgresSource {
             history: self.history.clone(),
             binary,
             requests: self.requests.clone(),
-            snapshots,
+            work,
             missed,
             text_only: self.text_only.clone(),
             durable: Durable::default(),
@@ -270,6 +267,17 @@ impl PostgresSource {
             book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
         }
         Ok((tables, types))
+    }
+
+    /// What the log has of work beside the stream.
+    async fn open_work(&self, after: Option<&SourceCursor>) -> Result<OpenWork> {
+        match (&self.history, after) {
+            (Some(history), Some(_)) => Ok(OpenWork {
+                snapshots: history.snapshots().await?,
+                repairs: history.repairs().await?,
+            }),
+            _ => Ok(OpenWork::default()),
+        }
     }
 
     /// The tables as they are, or, unless a history begins, as the log has them.

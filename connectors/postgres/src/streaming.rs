@@ -94,7 +94,7 @@ impl Streaming {
             binary,
             text_only,
             requests,
-            snapshots,
+            work,
             ..
         } = run;
         // The log's position record says it, or nothing that the slot has not confirmed itself.
@@ -120,7 +120,7 @@ impl Streaming {
             // A release that kept no list has read again: any event may have been concerned.
             rereads.add(Lsn::default(), cursor.seen);
         }
-        let incremental = Incremental::new(Arc::clone(&config), writer(), (requests, snapshots));
+        let incremental = Incremental::new(Arc::clone(&config), writer(), (requests, work));
         let ours = catalog.tables().iter().map(|table| table.oid).collect();
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
@@ -411,6 +411,7 @@ impl Streaming {
         self.stats.reread(outcome.rows, outcome.marked);
         self.builder.learn(outcome.bytes, outcome.values);
         let (seen, repairs) = (self.reread.seen, outcome.repairs);
+        self.incremental.ask_repairs(&repairs, batch.end());
         permit.send(Ok(batch.complete(seen, &self.rereads, repairs)));
         self.handed_over = Instant::now();
         Ok(())

@@ -292,6 +292,41 @@ async fn a_table_that_is_added_is_read_by_itself() {
     database.drop().await;
 }
 
+/// A repair that was asked for is carried out by whoever reads the slot next.
+#[tokio::test]
+async fn a_repair_that_is_pending_is_done_after_a_restart() {
+    let sql = format!(
+        "{TABLE}; alter table t alter body set storage external;
+                       update t set body = repeat('x', 9000) where id <= 3"
+    );
+    let database = Database::new(&sql, &["public.t"]).await;
+    let follower = followed(&database).await;
+    let replica = follower.release(&database).await;
+    database.run("update t set n = 1 where id <= 3").await;
+    database.run("alter table t alter body type bytea using body::bytea").await;
+    let mut follower = Follower::start(&database, replica).await;
+    while follower.replica.log.pending().is_empty() {
+        follower.step().await.unwrap();
+    }
+    let replica = follower.release(&database).await;
+    assert_eq!(replica.log.pending().len(), 3);
+    database.run("delete from t where id = 2").await;
+    let mut follower = Follower::start(&database, replica).await;
+    follower.mend().await;
+    follower.catch_up(&database).await;
+    let keys: Vec<String> = (1..=3).map(|id| id.to_string()).collect();
+    for id in keys {
+        let is_there = database.text(&format!("select count(*) from t where id = {id}")).await;
+        let key = [u8::try_from(id.parse::<i32>().unwrap() * 2).unwrap()];
+        let held = follower.replica.present().keys().filter(|(_, held)| held[..] == key).count();
+        assert_eq!(held.to_string(), is_there, "row {id}");
+    }
+    let differing = follower.replica.present().values().filter(|row| row.len() > 8000).count();
+    assert_eq!(differing, 2, "the long values are there");
+    drop(follower);
+    database.drop().await;
+}
+
 /// Old rows have the default of a new column without a word in the WAL.
 #[tokio::test]
 async fn the_default_of_a_new_column_comes_with_a_snapshot() {

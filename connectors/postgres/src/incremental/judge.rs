@@ -61,13 +61,20 @@ impl Incremental {
         }
         job.step = Step::HandOver;
         let mut record = job.record.clone();
+        let is_repair = job.repairs.is_some();
         if is_done {
             record.state = SnapshotState::Done;
             tracing::info!(table = record.table, rows = record.rows, "its snapshot is complete");
-            self.jobs.swap_remove(place);
+            let job = self.jobs.swap_remove(place);
+            if let (true, Some(since)) = (job.is_repairing(), record.since) {
+                let keys = job.repairs.as_deref();
+                builder.repaired(self.repairs.mended(record.oid, since, keys));
+            }
             self.is_due = true;
         }
-        self.keep(record, builder);
+        if !is_repair {
+            self.keep(record, builder);
+        }
         builder.count();
         // Within the message: no keepalive and no transaction ever ends there, so no other batch has
         // this position.
@@ -76,6 +83,11 @@ impl Incremental {
 }
 
 impl Job {
+    /// Whether it reads rows of which repairs may be pending, all of them.
+    fn is_repairing(&self) -> bool {
+        self.repairs.is_some() || self.request.scope == SnapshotScope::Table
+    }
+
     /// What the log does not have yet, in the version of the table that the chunk was read in.
     fn rows_of(
         &self,

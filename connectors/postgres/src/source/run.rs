@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
 use crate::error::{Context, bug};
 use crate::history::Plan;
-use crate::incremental::{Requests, begun};
+use crate::incremental::{OpenWork, Requests, begun};
 use crate::membership::Found;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::row::RowWriter;
@@ -47,9 +47,9 @@ pub(crate) struct Run {
     pub(crate) history: Option<Arc<dyn LogHistory>>,
     /// Whether the stream has its values in binary format.
     pub(crate) binary: bool,
-    /// Snapshots of single tables: those that are asked for, and those that the log knows.
+    /// Snapshots of single tables that are asked for, and what the log has of such work.
     pub(crate) requests: Requests,
-    pub(crate) snapshots: Vec<TableSnapshot>,
+    pub(crate) work: OpenWork,
     /// Tables that nobody read for a while: their oids and names.
     pub(crate) missed: Vec<(u32, String)>,
     pub(crate) text_only: TextOnly,
@@ -88,7 +88,7 @@ impl Run {
             Plan::Finish => self.finish().await?,
             Plan::Begin { epoch } => {
                 // The copy brings what they were to bring.
-                self.snapshots.retain(|record| !record.by_itself);
+                self.work.snapshots.retain(|record| !record.by_itself);
                 let cursor = self.announce(epoch).await?;
                 Box::pin(snapshot::copy(&mut self, cursor)).await?
             }
@@ -108,11 +108,11 @@ impl Run {
         for (oid, table) in std::mem::take(&mut self.missed) {
             tracing::warn!(table, "nobody read it for a while: reading it beside the stream");
             let record = self.own_snapshot(oid, table, cursor.log);
-            self.snapshots.retain(|other| other.oid != oid);
-            self.snapshots.push(record);
+            self.work.snapshots.retain(|other| other.oid != oid);
+            self.work.snapshots.push(record);
         }
         let is_new = |record: &&TableSnapshot| record.by_itself && record.since.is_none();
-        let snapshots = self.snapshots.iter().filter(is_new).cloned().collect();
+        let snapshots = self.work.snapshots.iter().filter(is_new).cloned().collect();
         let tables = self.catalog.unlogged();
         self.send(LogBatch { tables, snapshots, ..LogBatch::default() }, cursor).await
     }
@@ -121,15 +121,15 @@ impl Run {
     async fn finish(&mut self) -> Result<SourceCursor> {
         let cursor = self.after.take().ok_or_else(|| bug("finish a copy", "there is no cursor"))?;
         let mut left = self.catalog.tables();
-        left.retain(|table| !snapshot::is_copied(&self.snapshots, &cursor, table.oid));
+        left.retain(|table| !snapshot::is_copied(&self.work.snapshots, &cursor, table.oid));
         tracing::warn!(
             tables = left.len(),
             "a copy was cut off: reading the rest beside the stream"
         );
         let own = |table: &Arc<Table>| self.own_snapshot(table.oid, table.full_name(), cursor.log);
         let snapshots: Vec<TableSnapshot> = left.iter().map(own).collect();
-        self.snapshots.retain(|record| snapshots.iter().all(|new| new.oid != record.oid));
-        self.snapshots.extend(snapshots.iter().cloned());
+        self.work.snapshots.retain(|record| snapshots.iter().all(|new| new.oid != record.oid));
+        self.work.snapshots.extend(snapshots.iter().cloned());
         let cursor = self.carry(SourceCursor { phase: Phase::Streaming, split: None, ..cursor });
         let tables = self.catalog.unlogged();
         self.send(LogBatch { tables, snapshots, ..LogBatch::default() }, cursor.clone()).await?;
@@ -138,7 +138,7 @@ impl Run {
 
     /// A snapshot that we begin ourselves. What was asked for of that table before stays done.
     pub(crate) fn own_snapshot(&self, oid: u32, table: String, log: Uuid) -> TableSnapshot {
-        let before = self.snapshots.iter().find(|record| record.oid == oid);
+        let before = self.work.snapshots.iter().find(|record| record.oid == oid);
         let id = before.map_or_else(Uuid::new_v4, |record| record.id);
         TableSnapshot { by_itself: true, ..begun((id, log), oid, table) }
     }

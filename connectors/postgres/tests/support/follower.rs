@@ -244,6 +244,14 @@ impl Follower {
         }
     }
 
+    /// Follows until every repair that was asked for is done.
+    pub(crate) async fn mend(&mut self) {
+        while !self.replica.log.pending().is_empty() {
+            self.step().await.unwrap();
+        }
+        self.settle().await;
+    }
+
     /// Follows until a snapshot has ended, and returns its record.
     pub(crate) async fn ended(&mut self, request: &SnapshotRequest) -> TableSnapshot {
         loop {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anabranch_core::{
-    Answer, Change, Delivered, Epoch, Event, LogBatch, LogHistory, Lsn, SourceCursor, Table,
-    TableSnapshot,
+    Answer, Change, Delivered, Epoch, Event, LogBatch, LogHistory, Lsn, PendingRepair, RepairKey,
+    SnapshotStart, SourceCursor, Table, TableSnapshot,
 };
 
 /// The events of a log and its position, shared with the source that writes it.
@@ -17,6 +17,7 @@ struct State {
     position: Option<SourceCursor>,
     events: Vec<Event>,
     snapshots: BTreeMap<u32, TableSnapshot>,
+    repairs: BTreeMap<RepairKey, SnapshotStart>,
 }
 
 impl Log {
@@ -25,6 +26,13 @@ impl Log {
         state.events.extend_from_slice(&batch.events);
         let snapshots = batch.snapshots.iter().map(|record| (record.oid, record.clone()));
         state.snapshots.extend(snapshots);
+        for done in &batch.repaired {
+            state.repairs.remove(done);
+        }
+        let last = batch.events.iter().map(|event| event.position).max().unwrap_or_default();
+        let asked = SnapshotStart { epoch: last.epoch, lsn: last.commit_lsn };
+        let repairs = batch.repairs.iter().map(|repair| ((repair.oid, repair.key.clone()), asked));
+        state.repairs.extend(repairs);
         state.position = Some(position.clone());
     }
 
@@ -32,8 +40,14 @@ impl Log {
     pub(super) fn copy(&self) -> Self {
         let state = self.0.lock().unwrap();
         let (position, events) = (state.position.clone(), state.events.clone());
-        let snapshots = state.snapshots.clone();
-        Self(Mutex::new(State { position, events, snapshots }))
+        let (snapshots, repairs) = (state.snapshots.clone(), state.repairs.clone());
+        Self(Mutex::new(State { position, events, snapshots, repairs }))
+    }
+
+    /// The repairs that are asked for and not done.
+    pub(crate) fn pending(&self) -> Vec<PendingRepair> {
+        let pending = self.0.lock().unwrap().repairs.clone();
+        pending.into_iter().map(|(of, asked)| PendingRepair { of, asked }).collect()
     }
 
     /// Says where it stands, for tests that move it.
@@ -51,6 +65,10 @@ impl LogHistory for Log {
     fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>> {
         let snapshots = self.0.lock().unwrap().snapshots.values().cloned().collect();
         Box::pin(async { Ok(snapshots) })
+    }
+
+    fn repairs(&self) -> Answer<'_, Vec<PendingRepair>> {
+        Box::pin(async { Ok(self.pending()) })
     }
 
     fn delivered<'a>(
