@@ -117,6 +117,31 @@ async fn rows_by_key_or_condition_are_read_and_a_missing_key_is_gone() {
     database.drop().await;
 }
 
+/// Rows that change while a chunk is read come from the stream alone.
+#[tokio::test]
+async fn what_changes_while_a_chunk_is_read_is_left_to_the_stream() {
+    let database = Database::new(TABLE, &["public.t"]).await;
+    let mut follower = followed(&database).await;
+    let slow = "id in (1, 2, 3, 4) and pg_sleep(0.3)::text = ''";
+    let asked = request("public.t", SnapshotScope::Where(slow.into()));
+    follower.ask(std::slice::from_ref(&asked));
+    let change = async {
+        let reads = "select exists (select from pg_stat_activity where wait_event = 'PgSleep'
+                     and datname = current_database())";
+        database.wait_for(reads).await;
+        let sql = "update t set n = 9 where id = 1; delete from t where id = 2;
+                   update t set id = 30000 where id = 3";
+        database.run(sql).await;
+    };
+    let (record, ()) = tokio::join!(follower.ended(&asked), change);
+    assert_eq!((record.state, record.rows), (SnapshotState::Done, 4));
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.letters(), "uddc");
+    assert_equal(&follower, &database, "after changes in the window").await;
+    drop(follower);
+    database.drop().await;
+}
+
 /// A commit is sent before it is visible while it waits for a synchronous standby. The chunk still
 /// reads the row as it was, and must not put that above the change.
 #[tokio::test]
