@@ -93,6 +93,15 @@ pub struct PostgresConfig {
     /// Connections that copy the tables at once.
     #[serde(default = "default_snapshot_sessions")]
     pub snapshot_sessions: NonZeroUsize,
+    /// What a log begins with.
+    #[serde(default)]
+    pub initial_copy: InitialCopy,
+    /// A table with more bytes than this is not copied with the others, but read beside the stream.
+    #[serde(default = "default_copy_bytes_max")]
+    pub copy_bytes_max: u64,
+    /// Rows that are read beside the stream in a second at most; no bound if absent.
+    #[serde(default)]
+    pub snapshot_rows_per_second_max: Option<NonZeroU32>,
     /// Rows that are looked up again in a second at most; no bound if absent.
     #[serde(default)]
     pub reread_rows_per_second_max: Option<NonZeroU32>,
@@ -113,6 +122,17 @@ pub enum StreamingMode {
     Off,
     /// In blocks while it is in progress: until it commits we keep it.
     On,
+}
+
+/// What a log begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialCopy {
+    /// All rows that are there.
+    #[default]
+    All,
+    /// The tables without their rows: what changes from then on.
+    None,
 }
 
 /// What to do when history is gone.
@@ -160,6 +180,11 @@ fn default_name() -> String {
     DEFAULT_NAME.to_owned()
 }
 
+/// An hour or so of copying, during which the slot keeps all WAL.
+fn default_copy_bytes_max() -> u64 {
+    256 << 30
+}
+
 fn default_snapshot_sessions() -> NonZeroUsize {
     DEFAULT_SNAPSHOT_SESSIONS
 }
@@ -200,6 +225,9 @@ impl PostgresConfig {
             spool: SpoolConfig::default(),
             wal_guard: WalGuardConfig::default(),
             snapshot_sessions: default_snapshot_sessions(),
+            initial_copy: InitialCopy::default(),
+            copy_bytes_max: default_copy_bytes_max(),
+            snapshot_rows_per_second_max: None,
             reread_rows_per_second_max: None,
             heartbeat_ms: None,
             watchdog: WatchdogConfig::default(),

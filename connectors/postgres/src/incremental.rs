@@ -37,6 +37,7 @@ use uuid::Uuid;
 use crate::batch::BatchBuilder;
 use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
+use crate::pace::Pace;
 use crate::pgoutput::{ChunkEdge, Edge};
 use crate::row::RowWriter;
 use crate::transaction::Draft;
@@ -73,6 +74,7 @@ pub(crate) struct Incremental {
     repairs: Pending,
     jobs: Vec<Job>,
     recent: Recent,
+    pace: Pace,
     reports: mpsc::Receiver<Report>,
     to_us: mpsc::Sender<Report>,
     /// There may be something to begin.
@@ -116,8 +118,8 @@ enum Step {
     Next(Instant),
     /// The high edge of the chunk.
     Edge,
-    /// The batch with the rows of the chunk is to be handed over.
-    HandOver,
+    /// The batch with the rows of the chunk is to be handed over, of so many.
+    HandOver(usize),
 }
 
 impl Incremental {
@@ -127,6 +129,7 @@ impl Incremental {
         writer: RowWriter,
         (requests, work): (Requests, OpenWork),
     ) -> Self {
+        let pace = Pace::new(config.snapshot_rows_per_second_max);
         let (to_us, reports) = mpsc::channel(config.snapshot_sessions.get());
         let OpenWork { snapshots, repairs } = work;
         let records = snapshots.into_iter().map(|record| (record.oid, record)).collect();
@@ -139,6 +142,7 @@ impl Incremental {
             jobs,
             repairs: Pending::new(repairs),
             recent: Recent::default(),
+            pace,
             reports,
             to_us,
             is_due: true,
@@ -176,7 +180,7 @@ impl Incremental {
     fn next_at(&self) -> Option<Instant> {
         let next = self.jobs.iter().filter_map(|job| match job.step {
             Step::Next(at) if !job.request.paused && !self.held => Some(at),
-            Step::Next(_) | Step::Edge | Step::HandOver => None,
+            Step::Next(_) | Step::Edge | Step::HandOver(_) => None,
         });
         next.min()
     }
@@ -222,7 +226,7 @@ impl Incremental {
         for job in &mut self.jobs {
             if matches!(job.step, Step::Next(at) if at <= now) && !job.request.paused && !self.held
             {
-                job.ask();
+                job.ask(self.pace.slice_rows());
             }
         }
     }
@@ -333,8 +337,9 @@ impl Incremental {
     /// The batch with everything so far is on its way.
     pub(crate) fn handed_over(&mut self) {
         for job in &mut self.jobs {
-            if job.step == Step::HandOver {
-                job.step = Step::Next(Instant::now());
+            if let Step::HandOver(rows) = job.step {
+                let now = Instant::now();
+                job.step = Step::Next(now + self.pace.take(rows, now));
             }
         }
     }
@@ -408,8 +413,8 @@ impl Incremental {
 }
 
 impl Job {
-    /// Has the next chunk read.
-    fn ask(&mut self) {
+    /// Has the next chunk read, of not more rows than this.
+    fn ask(&mut self, rows_max: usize) {
         self.number += 1;
         (self.window, self.chunk) = (None, None);
         let part = match &self.request.scope {
@@ -422,7 +427,7 @@ impl Job {
                 Part::Keys(keys.get(done..).unwrap_or_default().to_vec())
             }
         };
-        let (number, oid, rows) = (self.number, self.record.oid, self.rows);
+        let (number, oid, rows) = (self.number, self.record.oid, self.rows.min(rows_max));
         self.worker.ask(Task { number, oid, part, rows });
         self.step = Step::Edge;
     }

@@ -39,6 +39,7 @@ mod key_text;
 mod locks;
 mod loss;
 mod membership;
+mod pace;
 mod pgoutput;
 mod pgwire;
 mod publication;
@@ -65,7 +66,7 @@ pub use accept::{Diagnosis, diagnose};
 pub use binary::BinaryFormat;
 pub use check::{LogState, check};
 pub use columns::ColumnRules;
-pub use config::{OnLost, PostgresConfig, StreamingMode};
+pub use config::{InitialCopy, OnLost, PostgresConfig, StreamingMode};
 pub use dropped::DroppedSlots;
 pub use guard::{
     DropCause, GuardReport, GuardState, GuardWatch, Limit, OldestPrepared, SpillReport, WalGuard,

@@ -12,7 +12,6 @@
 //! no delete is certain to follow) the event is marked, and a repair is asked for with it.
 
 mod lookup;
-mod pace;
 mod repairs;
 mod settle;
 
@@ -30,6 +29,7 @@ use crate::catalog::{Leaves, Relation};
 use crate::config::PostgresConfig;
 use crate::error::Context;
 use crate::locks;
+use crate::pace::Pace;
 use crate::pgoutput::Value;
 use crate::row::RowWriter;
 use crate::server::{Server, names};
@@ -38,7 +38,6 @@ use crate::visibility::{Snapshot, end_of_records};
 use crate::wait::Wait;
 use lookup::{Current, LookedUp, look_up};
 pub(crate) use lookup::{current_names, lock};
-use pace::Pace;
 use repairs::Repairs;
 use settle::{Fates, settle};
 

@@ -27,6 +27,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio::time::Instant;
 
 use crate::catalog::{RawTable, Relation, Types, load_by_name};
+use crate::config::InitialCopy;
 use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
 use crate::error::Context;
@@ -70,19 +71,25 @@ struct Opened {
 /// Copies all tables and returns the cursor of the stream that follows. `cursor` is the durable
 /// record that a history begins.
 pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCursor> {
-    let opened = open(run).await?;
+    let mut opened = open(run).await?;
     let mut copy = Copy::new(run, &opened, cursor);
     let start =
         Position { epoch: copy.cursor.epoch, commit_lsn: opened.point.before(), ordinal: 0 };
     let rows = || Copying::new(start, opened.began_us, vec![]).with_writer(run.row_writer());
     copy.clear(rows()).await?;
+    let (now, beside) = ranges::divide(opened.ranges, &opened.sources, &run.config);
+    opened.ranges = now;
+    copy.beside = beside;
     copy.left = ranges::counts(&opened.ranges, &opened.sources);
     let sessions: Vec<_> = opened.sessions.into_iter().map(|session| (session, rows())).collect();
     let piece_bytes = batch_bytes(run).div_ceil(sessions.len() * PIECES);
     let work = Work::new((opened.sources, opened.ranges), run.text_only.clone(), piece_bytes);
     run.stats.copying(work.progress());
     copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
-    copy.finish().await
+    let (cursor, beside) = copy.finish().await?;
+    run.work.snapshots.retain(|record| beside.iter().all(|own| own.oid != record.oid));
+    run.work.snapshots.extend(beside);
+    Ok(cursor)
 }
 
 /// Whether the copy that `cursor` is in has finished the table `oid`: `records` say so.
@@ -277,6 +284,8 @@ struct Copy<'a> {
     rows: u64,
     /// The oid and name of each table, and its ranges that are not finished.
     left: Vec<(u32, String, usize)>,
+    /// Tables that are to be read beside the stream.
+    beside: Vec<(u32, String)>,
 }
 
 impl<'a> Copy<'a> {
@@ -287,12 +296,21 @@ impl<'a> Copy<'a> {
             membership: Some(opened.membership.clone()),
             ..cursor
         };
-        Self { run, cursor, batch: LogBatch::default(), bytes: 0, rows: 0, left: Vec::new() }
+        Self {
+            run,
+            cursor,
+            batch: LogBatch::default(),
+            bytes: 0,
+            rows: 0,
+            left: Vec::new(),
+            beside: Vec::new(),
+        }
     }
 
     /// Takes back what the log has of an earlier epoch: an unfinished snapshot, or all of it.
     async fn clear(&mut self, mut rows: Copying) -> Result<()> {
-        if self.cursor.epoch.0 > 0 {
+        // What is not copied is not taken back either.
+        if self.cursor.epoch.0 > 0 && self.run.config.initial_copy == InitialCopy::All {
             self.run.catalog.tables().into_iter().for_each(|table| rows.clear(table));
         }
         // The tables may have changed since they were announced.
@@ -350,11 +368,15 @@ impl<'a> Copy<'a> {
         self.run.send(batch, self.cursor.clone()).await
     }
 
-    /// From here on the stream goes on.
-    async fn finish(mut self) -> Result<SourceCursor> {
+    /// From here on the stream goes on; what is read beside it is begun.
+    async fn finish(mut self) -> Result<(SourceCursor, Vec<TableSnapshot>)> {
         self.cursor.phase = Phase::Streaming;
+        let own = |(oid, table)| self.run.own_snapshot(oid, table, self.cursor.log);
+        let beside: Vec<TableSnapshot> =
+            std::mem::take(&mut self.beside).into_iter().map(own).collect();
+        self.batch.snapshots.extend(beside.iter().cloned());
         self.hand_over().await?;
-        Ok(self.cursor)
+        Ok((self.cursor, beside))
     }
 }
 

@@ -1,9 +1,10 @@
 //! From the snapshot to the stream: nothing is missing, and nothing comes twice.
 
 use anabranch_core::{Change, ErrorKind, Event, Op, Phase, Source};
+use anabranch_postgres::InitialCopy;
 use tokio::sync::oneshot;
 
-use crate::support::{Database, Follower, Replica, truth};
+use crate::support::{Database, Follower, Replica, assert_equal, truth};
 
 const ACCOUNTS: &str = "
     create table accounts (id int primary key, balance int not null, note text);
@@ -106,6 +107,44 @@ async fn nothing_exists_on_the_server_before_the_log_says_starting() {
     database.drop().await;
 }
 
+#[tokio::test]
+async fn a_large_table_is_read_beside_the_stream_from_the_start() {
+    let sql = format!(
+        "{ACCOUNTS}; create table small (id int primary key); insert into small values (1)"
+    );
+    let mut database = Database::new(&sql, &["public.accounts", "public.small"]).await;
+    database.config.copy_bytes_max = 100_000;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    database.run("update accounts set balance = 7 where id < 10").await;
+    follower.settle().await;
+    follower.catch_up(&database).await;
+    let mut records: Vec<_> = follower.replica.snapshots.values().collect();
+    records.sort_by_key(|record| record.table.clone());
+    let is_swept = follower.replica.letters().contains('m');
+    assert_eq!((records.len(), records[0].by_itself, is_swept), (2, true, true));
+    assert!(records[0].after.is_some() && records[1].after.is_none(), "by key, and by page");
+    database.config.copy_bytes_max = u64::MAX;
+    assert_equal(&follower, &database, "after both kinds of reading").await;
+    drop(follower);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_log_may_begin_without_what_is_there() {
+    let mut database = Database::new(ACCOUNTS, &["public.accounts"]).await;
+    database.config.initial_copy = InitialCopy::None;
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    assert!(follower.replica.present().is_empty());
+    assert_eq!(follower.replica.tables.len(), 1, "but with the table");
+    database.run("update accounts set balance = 7 where id < 10").await;
+    follower.catch_up(&database).await;
+    let changed = database.text("select count(*) from accounts where balance = 7").await;
+    assert_eq!(follower.replica.present().len().to_string(), changed);
+    drop(follower);
+    database.drop().await;
+}
+
 /// A copy that is killed on its way.
 async fn cut_off() -> (Database, Replica) {
     let sql = format!(
@@ -140,7 +179,7 @@ async fn an_unfinished_copy_goes_on_beside_the_stream() {
     let cursor = follower.replica.cursor.clone().unwrap();
     assert_eq!((cursor.epoch, cursor.log), (before.epoch, before.log));
     assert_eq!(follower.replica.snapshots[&copied[0].oid], copied[0], "nobody read it again");
-    assert_eq!(follower.replica.present(), truth(&database).await);
+    assert_equal(&follower, &database, "after a copy that was cut off").await;
     drop(follower);
     database.drop().await;
 }
@@ -154,7 +193,7 @@ async fn an_unfinished_copy_without_its_slot_begins_again_and_takes_the_old_rows
     follower.catch_up(&database).await;
     let cursor = follower.replica.cursor.clone().unwrap();
     assert_eq!((cursor.epoch.0, cursor.log), (1, log));
-    assert_eq!(follower.replica.present(), truth(&database).await);
+    assert_equal(&follower, &database, "after a copy that was cut off").await;
     drop(follower);
     database.drop().await;
 }

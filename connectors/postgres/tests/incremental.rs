@@ -1,6 +1,5 @@
 //! Snapshots of single tables beside the stream: whatever happens meanwhile, the log ends equal.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::support::{Cluster, Database, Follower, Replica, truth};
+use crate::support::{Cluster, Database, Follower, Replica, assert_equal, truth};
 
 const TABLE: &str = "
     create table t (id int primary key, n int not null default 0, body text);
@@ -184,19 +183,6 @@ async fn a_change_that_was_sent_and_is_not_visible_yet_is_not_undone() {
     server.set(&[("synchronous_standby_names", "''")]).await;
     drop(follower);
     database.drop().await;
-}
-
-/// The replica has what the tables have; names a few of the rows that differ.
-async fn assert_equal(follower: &Follower, database: &Database, what: &str) {
-    let (present, expected) = (follower.replica.present(), truth(database).await);
-    let keys: BTreeSet<_> = present.keys().chain(expected.keys()).collect();
-    let differs = |key: &&&(u32, Bytes)| present.get(**key) != expected.get(**key);
-    let differing: Vec<_> = keys.iter().filter(differs).collect();
-    let show = |key: &&&&(u32, Bytes)| {
-        format!("{key:?}: {:?}, not {:?}", present.get(***key), expected.get(***key))
-    };
-    let shown: Vec<String> = differing.iter().take(3).map(|key| show(&key)).collect();
-    assert!(differing.is_empty(), "{what}: {} rows differ: {shown:#?}", differing.len());
 }
 
 /// Writes until it is told to stop, by a seed.

@@ -9,7 +9,7 @@ mod walsender;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
-pub(crate) use follower::{Follower, Replica, key, truth};
+pub(crate) use follower::{Follower, Replica, assert_equal, key, truth};
 pub(crate) use walsender::Walsender;
 
 use std::time::Duration;

@@ -51,6 +51,7 @@ impl Incremental {
                 return;
             }
         };
+        let count = chunk.rows.len().max(chunk.taken);
         job.resize(chunk.rows.len(), chunk.bytes);
         let began_us = chunk.began_us;
         let is_done = job.advance(*chunk);
@@ -59,7 +60,7 @@ impl Incremental {
         {
             builder.drafts.push(sweep(table, since, began_us));
         }
-        job.step = Step::HandOver;
+        job.step = Step::HandOver(count);
         let mut record = job.record.clone();
         let is_repair = job.repairs.is_some();
         if is_done {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anabranch_core::Result;
 
 use crate::catalog::{RawTable, Relation};
+use crate::config::{InitialCopy, PostgresConfig};
 use crate::copy_row::CopyFormat;
 use crate::error::Context;
 use crate::publication::quoted_name;
@@ -68,6 +69,29 @@ impl Range {
         CopySql { table, relation, from: &from, condition: condition.as_deref(), format: *format }
             .to_string()
     }
+}
+
+/// What is copied now, and the oids and names of the tables that are read beside the stream.
+pub(super) fn divide(
+    mut ranges: Vec<Range>,
+    sources: &[Source],
+    config: &PostgresConfig,
+) -> (Vec<Range>, Vec<(u32, String)>) {
+    if config.initial_copy == InitialCopy::None {
+        return (Vec::new(), Vec::new());
+    }
+    let bytes = |place: usize| {
+        let of_table = ranges.iter().filter(|range| range.source == place);
+        of_table.map(|range| range.bytes).sum::<u64>()
+    };
+    let is_large = |(place, source): &(usize, &Source)| {
+        !source.table.append_only && bytes(*place) > config.copy_bytes_max
+    };
+    let large: Vec<(usize, &Source)> = sources.iter().enumerate().filter(is_large).collect();
+    let beside = large.iter().map(|(_, source)| (source.table.oid, source.table.full_name()));
+    let beside = beside.collect();
+    ranges.retain(|range| large.iter().all(|(place, _)| *place != range.source));
+    (ranges, beside)
 }
 
 /// The oid and name of each of `sources`, and how many of `ranges` are of it.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::binary::TextOnly;
 use crate::catalog::Catalog;
-use crate::config::PostgresConfig;
+use crate::config::{InitialCopy, PostgresConfig};
 use crate::error::{Context, bug};
 use crate::history::Plan;
 use crate::incremental::{OpenWork, Requests, begun};
@@ -121,6 +121,9 @@ impl Run {
     async fn finish(&mut self) -> Result<SourceCursor> {
         let cursor = self.after.take().ok_or_else(|| bug("finish a copy", "there is no cursor"))?;
         let mut left = self.catalog.tables();
+        if self.config.initial_copy == InitialCopy::None {
+            left.clear();
+        }
         left.retain(|table| !snapshot::is_copied(&self.work.snapshots, &cursor, table.oid));
         tracing::warn!(
             tables = left.len(),

@@ -1,6 +1,6 @@
 //! Follows a source as the loop does, and keeps what it was handed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use anabranch_core::{
@@ -311,4 +311,17 @@ pub(crate) async fn truth(database: &Database) -> BTreeMap<(u32, Bytes), Bytes> 
         source.confirm(cursor).await.unwrap();
     }
     replica.present()
+}
+
+/// The replica has what the tables have; names a few of the rows that differ.
+pub(crate) async fn assert_equal(follower: &Follower, database: &Database, what: &str) {
+    let (present, expected) = (follower.replica.present(), truth(database).await);
+    let keys: BTreeSet<_> = present.keys().chain(expected.keys()).collect();
+    let differs = |key: &&&(u32, Bytes)| present.get(**key) != expected.get(**key);
+    let differing: Vec<_> = keys.iter().filter(differs).collect();
+    let show = |key: &&&&(u32, Bytes)| {
+        format!("{key:?}: {:?}, not {:?}", present.get(***key), expected.get(***key))
+    };
+    let shown: Vec<String> = differing.iter().take(3).map(|key| show(&key)).collect();
+    assert!(differing.is_empty(), "{what}: {} rows differ: {shown:#?}", differing.len());
 }

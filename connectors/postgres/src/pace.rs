@@ -1,7 +1,7 @@
-//! A bound on how many rows are looked up in a second.
+//! A bound on how many rows are looked up, or read beside the stream, in a second.
 //!
 //! A token bucket, kept as the one moment from which on the next rows may be asked for. What it
-//! makes wait is the batch that needs the rows; the task that answers the server goes on.
+//! makes wait is whoever needs the rows; the task that answers the server goes on.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,24 +15,24 @@ const SLICES_PER_SECOND: u32 = 4;
 
 /// The bound, and how much of it is used up.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     rows_per_second: Option<NonZeroU32>,
     next_at: Option<Instant>,
 }
 
 impl Pace {
-    pub(super) fn new(rows_per_second: Option<NonZeroU32>) -> Self {
+    pub(crate) fn new(rows_per_second: Option<NonZeroU32>) -> Self {
         Self { rows_per_second, next_at: None }
     }
 
     /// How many rows to ask for at once.
-    pub(super) fn slice_rows(&self) -> usize {
+    pub(crate) fn slice_rows(&self) -> usize {
         let slice = self.rows_per_second.map(|rows| (rows.get() / SLICES_PER_SECOND).max(1));
         slice.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX))
     }
 
     /// Takes `rows`; returns how long to wait before they may be asked for.
-    pub(super) fn take(&mut self, rows: usize, now: Instant) -> Duration {
+    pub(crate) fn take(&mut self, rows: usize, now: Instant) -> Duration {
         let Some(rows_per_second) = self.rows_per_second else { return Duration::ZERO };
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         let cost = Duration::from_secs(u64::from(rows)) / rows_per_second.get();
