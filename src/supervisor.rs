@@ -243,14 +243,14 @@ async fn poll(
         return;
     };
     let asked = async {
-        Ok::<_, Error>((open.requests().await?, open.snapshots(&context.config.source.slot).await?))
+        publish(requests, open.requests().await?);
+        let asked = open.snapshots(&context.config.source.slot).await?;
+        let held = context.status.holds_snapshots();
+        publish(snapshots, SnapshotRequests { requests: asked, held });
+        Ok::<_, Error>(())
     };
     match asked.await {
-        Ok((asked, asked_snapshots)) => {
-            publish(requests, asked);
-            let held = context.status.holds_snapshots();
-            publish(snapshots, SnapshotRequests { requests: asked_snapshots, held });
-        }
+        Ok(()) => {}
         Err(error) => {
             tracing::warn!("{}; going on with what was asked before", error.report());
             *control = None;

@@ -159,7 +159,8 @@ impl Asked {
     fn of(request: &SnapshotRequest, records: &[TableSnapshot]) -> Self {
         let progress = records.iter().find(|record| record.id == request.id).cloned();
         let state = match progress.as_ref().map(|record| record.state) {
-            None | Some(SnapshotState::Running) if request.cancelled => "cancelling",
+            None if request.cancelled => "cancelled",
+            Some(SnapshotState::Running) if request.cancelled => "cancelling",
             None | Some(SnapshotState::Running) if request.paused => "paused",
             None => "waiting",
             Some(state) => state.word(),
@@ -206,6 +207,6 @@ mod tests {
         let state = |request: &SnapshotRequest| Asked::of(request, &[]).state;
         assert_eq!(state(&request), "waiting");
         assert_eq!(state(&SnapshotRequest { paused: true, ..request.clone() }), "paused");
-        assert_eq!(state(&SnapshotRequest { cancelled: true, ..request }), "cancelling");
+        assert_eq!(state(&SnapshotRequest { cancelled: true, ..request }), "cancelled");
     }
 }

@@ -29,7 +29,7 @@ impl Control {
                      FROM anabranch.snapshots WHERE slot = $1 ORDER BY asked_at, table_name";
         let rows = self.client.query(query, &[&slot]).await;
         let rows = rows.map_err(|error| unreachable("read the control schema", error))?;
-        rows.iter().map(request).collect()
+        Ok(rows.iter().filter_map(request).collect())
     }
 
     /// Asks for a snapshot; one of the same table that was asked for before counts no more.
@@ -84,19 +84,16 @@ impl Control {
     }
 }
 
-fn request(row: &Row) -> Result<SnapshotRequest> {
-    let action = "read a request for a snapshot in the control schema";
-    let malformed =
-        |error: serde_json::Error| Error::new(ErrorKind::Rejected, action).with_source(error);
+/// What another release has written, or a person, is no request of ours.
+fn request(row: &Row) -> Option<SnapshotRequest> {
     let id: String = row.get(0);
-    let id = id.parse().map_err(|error| Error::new(ErrorKind::Bug, action).with_source(error));
     let keys: Option<String> = row.get(3);
-    let keys = keys.map(|keys| serde_json::from_str(&keys)).transpose().map_err(malformed)?;
+    let keys = keys.map(|keys| serde_json::from_str(&keys).ok());
     let scope = match (row.get::<_, Option<String>>(2), keys) {
         (Some(condition), _) => SnapshotScope::Where(condition),
-        (None, Some(keys)) => SnapshotScope::Keys(keys),
+        (None, Some(keys)) => SnapshotScope::Keys(keys?),
         (None, None) => SnapshotScope::Table,
     };
     let (table, paused, cancelled) = (row.get(1), row.get(4), row.get(5));
-    Ok(SnapshotRequest { id: id?, table, scope, paused, cancelled })
+    Some(SnapshotRequest { id: id.parse().ok()?, table, scope, paused, cancelled })
 }

@@ -33,6 +33,9 @@ pub struct TableSnapshot {
     pub since: Option<SnapshotStart>,
     /// The texts of the key of the last row that was read; `None` before the first.
     pub after: Option<Vec<String>>,
+    /// What the order of the keys depends on: where that is another now, all is read again.
+    #[serde(default)]
+    pub order: String,
     /// Rows that were read, and keys that were looked for and not found.
     pub rows: u64,
     /// How many rows the server expected at the beginning; 0 if that is not known.
@@ -121,6 +124,7 @@ mod tests {
             trouble: None,
             since: None,
             after: None,
+            order: String::new(),
             rows: 500,
             expected: 2000,
             began_us: 1_000_000,

@@ -82,6 +82,7 @@ mod tests {
             trouble: None,
             since: None,
             after: Some(vec!["1".into()]),
+            order: String::new(),
             rows: 3,
             expected: 0,
             began_us: 1,

@@ -22,7 +22,7 @@ mod request;
 mod window;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +56,11 @@ const GROWTH: usize = 4;
 const ROWS_MAX: usize = 50_000;
 /// What a chunk is to have, so that a few of them are no matter beside a batch.
 const BYTES_WANTED: usize = 2 << 20;
-/// Time before a chunk that did not see all it must is read again.
+/// Time before a chunk that did not see all it must is read again: the first, and the longest.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(1);
+/// A wait that somebody should know of.
+const LONG_WAIT: Duration = Duration::from_secs(10);
 /// Time before a worker that failed tries again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -72,6 +75,8 @@ pub(crate) struct Incremental {
     /// The last snapshot of each table, by oid.
     records: BTreeMap<u32, TableSnapshot>,
     repairs: Pending,
+    /// Tables of which a snapshot has failed since the start.
+    failed: BTreeSet<u32>,
     jobs: Vec<Job>,
     recent: Recent,
     pace: Pace,
@@ -105,6 +110,8 @@ struct Job {
     rows: usize,
     window: Option<Window>,
     chunk: Option<Box<Chunk>>,
+    /// Since when it reads the same chunk again and again, and the next pause.
+    waits: Option<(Instant, Duration)>,
     /// Why it cannot go on.
     trouble: Option<String>,
     /// The rows of a repair, by their keys: it leaves no record, but is asked for until it is done.
@@ -132,7 +139,18 @@ impl Incremental {
         let pace = Pace::new(config.snapshot_rows_per_second_max);
         let (to_us, reports) = mpsc::channel(config.snapshot_sessions.get());
         let OpenWork { snapshots, repairs } = work;
-        let records = snapshots.into_iter().map(|record| (record.oid, record)).collect();
+        // What we have begun ourselves is tried again at each start.
+        let retried = |record: TableSnapshot| match record.state {
+            SnapshotState::Failed if record.by_itself => {
+                TableSnapshot { state: SnapshotState::Running, trouble: None, ..record }
+            }
+            SnapshotState::Running
+            | SnapshotState::Done
+            | SnapshotState::Cancelled
+            | SnapshotState::Failed => record,
+        };
+        let records = snapshots.into_iter().map(retried);
+        let records = records.map(|record| (record.oid, record)).collect();
         let jobs = Vec::new();
         Self {
             config,
@@ -141,6 +159,7 @@ impl Incremental {
             records,
             jobs,
             repairs: Pending::new(repairs),
+            failed: BTreeSet::new(),
             recent: Recent::default(),
             pace,
             reports,
@@ -233,16 +252,21 @@ impl Incremental {
 
     /// What is asked for, by people and by ourselves. Without a word of people, what is under way goes on.
     fn plan(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
-        let mut asked: Vec<SnapshotRequest> =
+        let mut asked: Vec<(u32, SnapshotRequest)> =
             self.records.values().filter_map(SnapshotRequest::own).collect();
         let known = self.requests.borrow_and_update().clone();
         if let Some(SnapshotRequests { requests, held }) = known {
             self.held = held;
-            let own: Vec<Uuid> = asked.iter().map(|request| request.id).collect();
-            asked.extend(requests.into_iter().filter(|request| !own.contains(&request.id)));
+            let own: Vec<Uuid> = asked.iter().map(|(_, request)| request.id).collect();
+            let tables = catalog.tables();
+            let by_name = |request: SnapshotRequest| {
+                let table = tables.iter().find(|table| table.full_name() == request.table)?;
+                (!own.contains(&request.id)).then_some((table.oid, request))
+            };
+            asked.extend(requests.into_iter().filter_map(by_name));
             // Who is not asked for any more is to end as well.
             let unasked = |job: &Job| {
-                job.repairs.is_none() && !asked.iter().any(|request| request.id == job.request.id)
+                job.repairs.is_none() && !asked.iter().any(|(_, other)| other.id == job.request.id)
             };
             let ended: Vec<u32> =
                 self.jobs.iter().filter(|job| unasked(job)).map(|job| job.record.oid).collect();
@@ -250,27 +274,32 @@ impl Incremental {
                 self.end(oid, SnapshotState::Cancelled, None, builder);
             }
         }
-        let tables = catalog.tables();
-        for request in asked {
-            let table = tables.iter().find(|table| table.full_name() == request.table);
-            let Some(oid) = table.map(|table| table.oid) else { continue };
-            let known = self.records.get(&oid).filter(|record| record.id == request.id);
-            if known.is_some_and(|record| record.state != SnapshotState::Running) {
-                continue;
-            }
-            let record = known.cloned().unwrap_or_else(|| request.begin(oid, builder.log()));
-            if request.cancelled {
+        for (oid, request) in asked {
+            self.plan_one(oid, request, builder);
+        }
+        // One that stands still is in nobody's way; its record says how far it is.
+        self.jobs.retain(|job| !job.request.paused || !matches!(job.step, Step::Next(_)));
+    }
+
+    fn plan_one(&mut self, oid: u32, request: SnapshotRequest, builder: &mut BatchBuilder) {
+        let known = self.records.get(&oid).filter(|record| record.id == request.id).cloned();
+        if known.as_ref().is_some_and(|record| record.state != SnapshotState::Running) {
+            return;
+        }
+        if request.cancelled {
+            // One that has never begun leaves no record, least of all in the place of another.
+            if let Some(record) = known {
                 self.jobs.retain(|job| job.request.id != request.id);
-                let ended = TableSnapshot { state: SnapshotState::Cancelled, ..record };
-                self.keep(ended, builder);
-            } else if let Some(job) = self.jobs.iter_mut().find(|job| job.record.oid == oid) {
-                // One of another kind comes first.
-                if job.request.id == request.id {
-                    job.request = request;
-                }
-            } else if self.jobs.len() < self.config.snapshot_sessions.get() {
-                self.begin(request, record);
+                self.keep(TableSnapshot { state: SnapshotState::Cancelled, ..record }, builder);
             }
+        } else if let Some(job) = self.jobs.iter_mut().find(|job| job.record.oid == oid) {
+            // One of another kind comes first.
+            if job.request.id == request.id {
+                job.request = request;
+            }
+        } else if !request.paused && self.jobs.len() < self.config.snapshot_sessions.get() {
+            let record = known.unwrap_or_else(|| request.begin(oid, builder.log()));
+            self.begin(request, record);
         }
     }
 
@@ -288,11 +317,13 @@ impl Incremental {
             let record = begun((id, builder.log()), oid, relation.table.full_name());
             let (table, scope) = (record.table.clone(), SnapshotScope::Table);
             let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
-            if let Some((keys, texts)) = self.repairs.keys(&relation.table) {
+            // Those that are hashed cannot be looked for.
+            let keys = self.repairs.keys(&relation.table).filter(|_| relation.has_plain_key());
+            if let Some((keys, texts)) = keys {
                 let id = Uuid::new_v4();
                 let scope = SnapshotScope::Keys(texts);
                 self.push(SnapshotRequest { id, scope, ..request }, record, Some(keys));
-            } else if before.is_none_or(|record| record.state != SnapshotState::Failed) {
+            } else if !self.failed.contains(&oid) {
                 // After a failure it waits for a start, or a person who asks for it.
                 let record = TableSnapshot { by_itself: true, ..record };
                 self.keep(record.clone(), builder);
@@ -301,10 +332,10 @@ impl Incremental {
         }
     }
 
-    /// A batch that ends at `end` asks for repairs.
-    pub(crate) fn ask_repairs(&mut self, repairs: &[Repair], end: SnapshotStart) {
-        self.repairs.ask(repairs, end);
+    /// A batch that ends at `end` asks for repairs; returns what the log is to ask for.
+    pub(crate) fn ask_repairs(&mut self, repairs: Vec<Repair>, end: SnapshotStart) -> Vec<Repair> {
         self.is_due |= !repairs.is_empty();
+        self.repairs.ask(repairs, end)
     }
 
     fn begin(&mut self, request: SnapshotRequest, record: TableSnapshot) {
@@ -329,6 +360,7 @@ impl Incremental {
             rows: ROWS_FIRST,
             window: None,
             chunk: None,
+            waits: None,
             trouble: None,
             repairs,
         });
@@ -340,6 +372,7 @@ impl Incremental {
             if let Step::HandOver(rows) = job.step {
                 let now = Instant::now();
                 job.step = Step::Next(now + self.pace.take(rows, now));
+                self.is_due |= job.request.paused;
             }
         }
     }
@@ -360,6 +393,9 @@ impl Incremental {
         }
         if job.repairs.is_some() {
             return self.repairs.widen(oid);
+        }
+        if state == SnapshotState::Failed {
+            self.failed.insert(oid);
         }
         self.keep(TableSnapshot { state, trouble, ..job.record }, builder);
     }
@@ -384,11 +420,8 @@ impl Incremental {
         let delivered = self.recent.count();
         match edge.edge {
             Edge::Low => {
-                job.window = Some(Window::open(job.record.oid, delivered));
-                if job.record.since.is_none() {
-                    job.record.since =
-                        builder.epoch_at(lsn).map(|epoch| SnapshotStart { epoch, lsn });
-                }
+                let start = builder.epoch_at(lsn).map(|epoch| SnapshotStart { epoch, lsn });
+                job.window = Some(Window::open(job.record.oid, start, delivered));
             }
             Edge::High => self.high_edge(place, lsn, (catalog, builder)),
         }
@@ -418,10 +451,8 @@ impl Job {
         self.number += 1;
         (self.window, self.chunk) = (None, None);
         let part = match &self.request.scope {
-            SnapshotScope::Table => Part::After { key: self.record.after.clone(), condition: None },
-            SnapshotScope::Where(condition) => {
-                Part::After { key: self.record.after.clone(), condition: Some(condition.clone()) }
-            }
+            SnapshotScope::Table => self.next_rows(None),
+            SnapshotScope::Where(condition) => self.next_rows(Some(condition.clone())),
             SnapshotScope::Keys(keys) => {
                 let done = usize::try_from(self.record.rows).unwrap_or(usize::MAX);
                 Part::Keys(keys.get(done..).unwrap_or_default().to_vec())
@@ -430,6 +461,26 @@ impl Job {
         let (number, oid, rows) = (self.number, self.record.oid, self.rows.min(rows_max));
         self.worker.ask(Task { number, oid, part, rows });
         self.step = Step::Edge;
+    }
+
+    fn next_rows(&self, condition: Option<String>) -> Part {
+        let (key, order) = (self.record.after.clone(), self.record.order.clone());
+        Part::After { key, order, condition }
+    }
+
+    /// How long to wait before the chunk is read again.
+    fn pause(&mut self) -> Duration {
+        let now = Instant::now();
+        let (since, pause) = self.waits.unwrap_or((now, AGAIN_AFTER));
+        let waited = now.duration_since(since);
+        if waited > LONG_WAIT && waited < LONG_WAIT + pause + AGAIN_AFTER_MAX {
+            tracing::warn!(
+                table = self.record.table,
+                "its snapshot waits until transactions that were writing before it have ended"
+            );
+        }
+        self.waits = Some((since, (pause * 2).min(AGAIN_AFTER_MAX)));
+        pause
     }
 
     fn retry(&mut self, error: &Error) {

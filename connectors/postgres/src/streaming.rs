@@ -410,8 +410,8 @@ impl Streaming {
         }
         self.stats.reread(outcome.rows, outcome.marked);
         self.builder.learn(outcome.bytes, outcome.values);
-        let (seen, repairs) = (self.reread.seen, outcome.repairs);
-        self.incremental.ask_repairs(&repairs, batch.end());
+        let seen = self.reread.seen;
+        let repairs = self.incremental.ask_repairs(outcome.repairs, batch.end());
         permit.send(Ok(batch.complete(seen, &self.rereads, repairs)));
         self.handed_over = Instant::now();
         Ok(())

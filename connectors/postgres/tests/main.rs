@@ -22,6 +22,7 @@ mod lost;
 mod memberships;
 mod messages;
 mod order;
+mod own_work;
 mod partitions;
 mod positions;
 mod property;

@@ -53,13 +53,24 @@ pub(crate) struct Task {
 /// Which rows of the table.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    /// The next ones in the order of the key, of those that meet the condition.
-    After { key: Option<Vec<String>>, condition: Option<String> },
+    /// The next ones in the order of the key, of those that meet the condition. Where the order is
+    /// not the one that it was, all of them again.
+    After { key: Option<Vec<String>>, order: String, condition: Option<String> },
     /// Those with these keys.
     Keys(Vec<Vec<String>>),
 }
 
 impl Part {
+    /// From the first key again, if keys are ordered in another way now.
+    fn in_order(self, now: &str) -> Self {
+        match self {
+            Self::After { order, condition, .. } if order != now => {
+                Self::After { key: None, order, condition }
+            }
+            same @ (Self::After { .. } | Self::Keys(_)) => same,
+        }
+    }
+
     /// The keys that are looked for at once; `None` if it is not by keys.
     fn keys(&self, rows_max: usize) -> Option<&[Vec<String>]> {
         match self {
@@ -87,6 +98,10 @@ pub(crate) struct Chunk {
     pub(crate) end: Option<Vec<String>>,
     /// The keys that were looked for, as the server writes them.
     pub(crate) wanted: Vec<Vec<String>>,
+    /// What the order of the keys depends on.
+    pub(crate) order: String,
+    /// It begins with the first key.
+    pub(crate) is_first: bool,
     /// How many rows the server believes are in the table, of the first chunk of all of it.
     pub(crate) expected: Option<u64>,
     /// Rows, or keys that were asked for, that are done with it.
@@ -195,10 +210,16 @@ impl Reader {
         let relation = self.relation(&table, &types)?;
         let began_us = now_us(session).await?;
         let place = Place { session, from, table: &table, relation: &relation };
-        let (conditions, end, wanted) = place.bounds(&task.part, rows_max).await?;
+        let order = place.order().await?;
+        let part = task.part.clone().in_order(&order);
+        let (conditions, end, wanted) = place.bounds(&part, rows_max).await?;
         let copied = place.copy(&conditions, rows_max).await?;
-        let is_first = matches!(task.part, Part::After { key: None, condition: None });
-        let expected = if is_first { Some(expected(session, task.oid).await?) } else { None };
+        let is_first = matches!(part, Part::After { key: None, .. });
+        let expected = if matches!(part, Part::After { key: None, condition: None, .. }) {
+            Some(expected(session, task.oid).await?)
+        } else {
+            None
+        };
         execute(session, "commit").await?;
         Ok(match copied {
             Err(fitted) => Look::TooLarge(fitted),
@@ -213,6 +234,8 @@ impl Reader {
                 bytes,
                 end,
                 wanted,
+                order,
+                is_first,
                 expected,
             })),
         })
@@ -261,16 +284,17 @@ impl Place<'_> {
                     .ok_or_else(|| bug("look for keys", "a column of the key is not there"))?;
                 Ok((condition, None, wanted))
             }
-            Part::After { key: after, condition } => {
-                let mut conditions: Vec<String> =
-                    condition.iter().map(|condition| format!("({condition})")).collect();
-                conditions.extend(after.as_ref().map(|after| compared(&key, ">", after)));
+            Part::After { key: after, condition, .. } => {
+                let after = after.as_ref().map(|after| compared(&key, ">", after));
+                let mut conditions: Vec<String> = after.into_iter().collect();
                 if let Some(condition) = condition {
                     self.require_expression(condition).await?;
                 }
                 let sql = last_key(self.from, &key, &conditions, rows);
                 let end = texts(self.session, &sql, key.len()).await?.pop();
                 conditions.extend(end.as_ref().map(|end| compared(&key, "<=", end)));
+                // Only here: a chunk is no longer where few rows meet it.
+                conditions.extend(condition.iter().map(|condition| format!("({condition})")));
                 let all = if conditions.is_empty() {
                     "true".to_owned()
                 } else {
@@ -279,6 +303,19 @@ impl Place<'_> {
                 Ok((all, end, Vec::new()))
             }
         }
+    }
+
+    /// Types and collations of the key, with their versions.
+    async fn order(&self) -> Result<String> {
+        let attnums: Vec<i16> = self.relation.table.key_columns().map(|c| c.attnum).collect();
+        let query = "
+            select coalesce(string_agg(concat_ws('/', a.atttypid, a.atttypmod, a.attcollation,
+                       c.collversion), ',' order by k.place), '')
+            from unnest($2::int2[]) with ordinality k(attnum, place)
+            join pg_attribute a on a.attrelid = $1 and a.attnum = k.attnum
+            left join pg_collation c on c.oid = a.attcollation";
+        let row = self.session.query_one(query, &[&self.table.oid, &attnums]).await;
+        row.and_then(|row| row.try_get(0)).doing(|| "look up the order of keys".to_owned())
     }
 
     fn key_columns(&self) -> Result<Vec<&RawColumn>> {

@@ -9,7 +9,7 @@ use anabranch_core::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{AGAIN_AFTER, Chunk, Incremental, Job, SnapshotScope, Step, Window};
+use super::{Chunk, Incremental, Job, SnapshotScope, Step, Window};
 use crate::batch::BatchBuilder;
 use crate::catalog::{Catalog, Relation};
 use crate::copy_row::CopyFormat;
@@ -34,11 +34,14 @@ impl Incremental {
         };
         self.recent.begin(chunk.next_xid);
         let is_seen = self.recent.are_seen(&chunk.snapshot, window.delivered);
-        self.recent.forget(&chunk.snapshot);
         if window.altered || !is_seen {
-            job.step = Step::Next(Instant::now() + AGAIN_AFTER);
+            // What was read for nothing counts, too.
+            let now = Instant::now();
+            let pause = job.pause().max(self.pace.take(chunk.rows.len(), now));
+            job.step = Step::Next(now + pause);
             return;
         }
+        job.waits = None;
         let rows = job.rows_of(&chunk, &window, (lsn, &mut self.writer), (catalog, builder));
         let table = match rows {
             Ok((table, drafts)) => {
@@ -54,7 +57,13 @@ impl Incremental {
         let count = chunk.rows.len().max(chunk.taken);
         job.resize(chunk.rows.len(), chunk.bytes);
         let began_us = chunk.began_us;
-        let is_done = job.advance(*chunk);
+        if !chunk.is_first && chunk.end.is_some() && chunk.end == job.record.after {
+            job.trouble =
+                Some("its chunks do not advance: is the condition one expression?".into());
+            self.is_due = true;
+            return;
+        }
+        let is_done = job.advance(*chunk, window.start);
         if let (true, SnapshotScope::Table, Some(since)) =
             (is_done, &job.request.scope, job.record.since)
         {
@@ -122,7 +131,12 @@ impl Job {
     }
 
     /// Counts a chunk; whether it was the last one.
-    fn advance(&mut self, chunk: Chunk) -> bool {
+    fn advance(&mut self, chunk: Chunk, start: Option<SnapshotStart>) -> bool {
+        if chunk.is_first {
+            (self.record.rows, self.record.after, self.record.since) = (0, None, start);
+        }
+        self.record.since = self.record.since.or(start);
+        self.record.order = chunk.order;
         self.record.rows += u64::try_from(chunk.taken).unwrap_or(u64::MAX);
         let done = usize::try_from(self.record.rows).unwrap_or(usize::MAX);
         let is_last = match &self.request.scope {

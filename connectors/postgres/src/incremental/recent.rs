@@ -58,19 +58,6 @@ impl Recent {
         let is_past = self.floor > 0 && snapshot.xmin >= self.floor;
         is_past && self.kept.iter().take(kept).all(|xid| snapshot.sees(*xid))
     }
-
-    /// What every snapshot from `snapshot` on sees need not be kept.
-    pub(crate) fn forget(&mut self, snapshot: &Snapshot) {
-        if self.floor == 0 {
-            return;
-        }
-        self.floor = self.floor.max(snapshot.xmin);
-        while let Some(oldest) = self.kept.front()
-            && widen(snapshot.xmax, *oldest) < snapshot.xmin
-        {
-            self.kept.pop_front();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -103,11 +90,6 @@ mod tests {
         (100..100 + u32::try_from(KEPT_MAX).unwrap() + 10).for_each(|xid| recent.push(xid));
         assert!(!recent.are_seen(&snapshot("105:20000:105"), recent.count()), "105 is forgotten");
         assert!(recent.are_seen(&snapshot("20000:20000:"), recent.count()));
-        recent.forget(&snapshot("20000:20000:"));
-        assert!(recent.kept.is_empty());
-        recent.push(20_001);
-        assert!(!recent.are_seen(&snapshot("20001:20002:20001"), recent.count()));
-        assert!(recent.are_seen(&snapshot("20001:20002:20001"), recent.count() - 1));
     }
 
     #[test]
@@ -119,7 +101,5 @@ mod tests {
         recent.push(3);
         assert!(recent.are_seen(&snapshot(&format!("{0}:{0}:", epoch + 4)), 2));
         assert!(!recent.are_seen(&snapshot(&format!("{0}:{1}:{0}", epoch + 3, epoch + 4)), 2));
-        recent.forget(&snapshot(&format!("{0}:{1}:{0}", epoch + 3, epoch + 4)));
-        assert_eq!(recent.kept, [3]);
     }
 }

@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use crate::key_text::key_texts;
 
+/// Rows of one table that are asked for by key. From there on the whole table is.
+const ROWS_MAX: usize = 10_000;
+
 /// Each with the place where it was last asked for: a read that began before that repairs nothing.
 #[derive(Debug, Default)]
 pub(super) struct Pending(BTreeMap<RepairKey, SnapshotStart>);
@@ -20,10 +23,22 @@ impl Pending {
         Self(repairs.into_iter().map(|repair| (repair.of, repair.asked)).collect())
     }
 
-    /// A batch that ends at `asked` asks for more.
-    pub(super) fn ask(&mut self, repairs: &[Repair], asked: SnapshotStart) {
-        let of = |repair: &Repair| ((repair.oid, repair.key.clone()), asked);
-        self.0.extend(repairs.iter().map(of));
+    /// A batch that ends at `asked` asks for more; returns what the log is to ask for. Where the whole
+    /// table is, or too many rows are, that is asked for.
+    pub(super) fn ask(&mut self, repairs: Vec<Repair>, asked: SnapshotStart) -> Vec<Repair> {
+        let mut widened = Vec::with_capacity(repairs.len());
+        for mut repair in repairs {
+            let oid = repair.oid;
+            let rows = self.0.keys().filter(|(table, _)| *table == oid).count();
+            if rows >= ROWS_MAX || self.0.contains_key(&(oid, None)) {
+                repair.key = None;
+            }
+            self.0.insert((oid, repair.key.clone()), asked);
+            if widened.last() != Some(&repair) {
+                widened.push(repair);
+            }
+        }
+        widened
     }
 
     /// Tables of which something is pending.
@@ -95,17 +110,19 @@ mod tests {
             reason: RepairReason::TypeChanged,
         };
         let mut pending = Pending::default();
-        pending.ask(&[repair(Some(&key))], at(10));
+        assert_eq!(pending.ask(vec![repair(Some(&key))], at(10)), [repair(Some(&key))]);
         assert_eq!(pending.tables(), [table.oid]);
         let (keys, texts) = pending.keys(&table).unwrap();
         assert_eq!(
             (keys.as_slice(), texts),
             ([key.clone()].as_slice(), vec![vec!["1".to_owned()]])
         );
-        pending.ask(&[repair(Some(&key))], at(20));
+        pending.ask(vec![repair(Some(&key))], at(20));
         assert!(pending.mended(table.oid, at(15), Some(&keys)).is_empty());
         pending.widen(table.oid);
         assert_eq!(pending.keys(&table), None, "the whole table");
+        let asked = pending.ask(vec![repair(Some(&key)), repair(None)], at(20));
+        assert_eq!(asked, [repair(None)], "is asked for");
         assert_eq!(pending.mended(table.oid, at(20), Some(&keys)), [(table.oid, Some(key))]);
         assert_eq!(pending.mended(table.oid, at(20), None), [(table.oid, None)]);
         assert!(pending.tables().is_empty());

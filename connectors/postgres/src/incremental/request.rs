@@ -39,16 +39,18 @@ pub enum SnapshotScope {
 }
 
 impl SnapshotRequest {
-    /// What the source has begun by itself, and not finished.
-    pub(super) fn own(record: &TableSnapshot) -> Option<Self> {
+    /// What the source has begun by itself, and not finished, with the oid of its table: that may have
+    /// another name by now.
+    pub(super) fn own(record: &TableSnapshot) -> Option<(u32, Self)> {
         let is_open = record.by_itself && record.state == SnapshotState::Running;
-        is_open.then(|| Self {
+        let own = || Self {
             id: record.id,
             table: record.table.clone(),
             scope: SnapshotScope::Table,
             paused: false,
             cancelled: false,
-        })
+        };
+        is_open.then(|| (record.oid, own()))
     }
 
     /// How it begins, of the table `oid`, in the log `log`.
@@ -74,6 +76,7 @@ pub(crate) fn begun((id, log): (Uuid, Uuid), oid: u32, table: String) -> TableSn
         trouble: None,
         since: None,
         after: None,
+        order: String::new(),
         rows: 0,
         expected: 0,
         began_us: 0,

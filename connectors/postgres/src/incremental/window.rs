@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anabranch_core::Change;
+use anabranch_core::{Change, SnapshotStart};
 use bytes::Bytes;
 
 use crate::transaction::Draft;
@@ -11,6 +11,8 @@ use crate::transaction::Draft;
 #[derive(Debug)]
 pub(crate) struct Window {
     oid: u32,
+    /// Its low edge; `None` if the log can tell no more histories apart.
+    pub(crate) start: Option<SnapshotStart>,
     /// How many transactions were delivered before it.
     pub(crate) delivered: usize,
     keys: HashSet<Bytes>,
@@ -20,8 +22,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub(crate) fn open(oid: u32, delivered: usize) -> Self {
-        Self { oid, delivered, keys: HashSet::new(), truncated: false, altered: false }
+    pub(crate) fn open(oid: u32, start: Option<SnapshotStart>, delivered: usize) -> Self {
+        Self { oid, start, delivered, keys: HashSet::new(), truncated: false, altered: false }
     }
 
     /// Takes notice of changes.

@@ -227,8 +227,12 @@ impl Follower {
 
     /// Asks for snapshots of single tables.
     pub(crate) fn ask(&self, requests: &[SnapshotRequest]) {
-        let requests = requests.to_vec();
-        self.asks.send_replace(Some(SnapshotRequests { requests, held: false }));
+        self.ask_all(SnapshotRequests { requests: requests.to_vec(), held: false });
+    }
+
+    /// The same, with what holds all of them.
+    pub(crate) fn ask_all(&self, requests: SnapshotRequests) {
+        self.asks.send_replace(Some(requests));
     }
 
     /// Follows until every snapshot that was begun has ended.

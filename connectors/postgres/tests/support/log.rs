@@ -44,6 +44,12 @@ impl Log {
         Self(Mutex::new(State { position, events, snapshots, repairs }))
     }
 
+    /// Says what it has of snapshots, for tests that change it.
+    pub(crate) fn records(&self, snapshots: Vec<TableSnapshot>) {
+        let by_oid = snapshots.into_iter().map(|record| (record.oid, record));
+        self.0.lock().unwrap().snapshots = by_oid.collect();
+    }
+
     /// The repairs that are asked for and not done.
     pub(crate) fn pending(&self) -> Vec<PendingRepair> {
         let pending = self.0.lock().unwrap().repairs.clone();
