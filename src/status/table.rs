@@ -150,7 +150,8 @@ mod tests {
         let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let brief = words(report.to_string());
         assert!(brief.contains("cache p.public.t PARKED 7 2.0 cannot write row 7"), "{brief}");
-        let pending = "repair pending: 3 rows of public.t may differ from the source (a column";
+        let pending =
+            "repair pending: 3 rows of public.t may differ from the source until they are read";
         assert!(brief.contains(pending), "{brief}");
         let long = words(format!("{report:#}"));
         assert!(long.contains("[1] offset 10 of 14 4 2.0"), "{long}");
