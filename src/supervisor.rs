@@ -56,7 +56,7 @@ struct Context {
     /// What people ask; `None` until the control schema was read for the first time.
     requests: watch::Receiver<Option<Requests>>,
     /// Which snapshots of single tables they ask for.
-    snapshots: watch::Receiver<Option<SnapshotRequests>>,
+    snapshots: watch::Receiver<SnapshotRequests>,
     stop: CancellationToken,
     /// Whether the process was asked for one part, and ends with it.
     alone: bool,
@@ -92,7 +92,7 @@ pub async fn run(config: Config, which: Which, stop: CancellationToken) -> Resul
         None => None,
     };
     let (sender, requests) = watch::channel(requests);
-    let (snapshot_sender, snapshots) = watch::channel(None);
+    let (snapshot_sender, snapshots) = watch::channel(SnapshotRequests::default());
     let context = Context {
         alone: which != Which::All,
         config: Arc::new(config),
@@ -193,12 +193,12 @@ impl Attempt for SourceAttempt<'_> {
 }
 
 /// What people ask of sinks, and of tables.
-type Senders = (watch::Sender<Option<Requests>>, watch::Sender<Option<SnapshotRequests>>);
+type Senders = (watch::Sender<Option<Requests>>, watch::Sender<SnapshotRequests>);
 
-fn publish<T: PartialEq>(sender: &watch::Sender<Option<T>>, now: T) {
+fn publish<T: PartialEq>(sender: &watch::Sender<T>, now: T) {
     sender.send_if_modified(|known| {
-        let news = known.as_ref() != Some(&now);
-        *known = Some(now);
+        let news = *known != now;
+        *known = now;
         news
     });
 }
@@ -213,6 +213,10 @@ async fn watch_control(
     let watching = async {
         loop {
             tokio::time::sleep(POLL).await;
+            // Whatever becomes of the control schema.
+            let held = context.status.holds_snapshots();
+            let known = senders.1.borrow().clone();
+            publish(&senders.1, SnapshotRequests { held, ..known });
             let Ok(()) =
                 tokio::time::timeout(ANSWER_WAIT_MAX, poll(&context, &mut control, &mut senders))
                     .await
@@ -243,17 +247,14 @@ async fn poll(
         return;
     };
     let asked = async {
-        publish(requests, open.requests().await?);
+        publish(requests, Some(open.requests().await?));
         let asked = open.snapshots(&context.config.source.slot).await?;
-        let held = context.status.holds_snapshots();
-        publish(snapshots, SnapshotRequests { requests: asked, held });
+        let known = snapshots.borrow().clone();
+        publish(snapshots, SnapshotRequests { requests: Some(asked), ..known });
         Ok::<_, Error>(())
     };
-    match asked.await {
-        Ok(()) => {}
-        Err(error) => {
-            tracing::warn!("{}; going on with what was asked before", error.report());
-            *control = None;
-        }
+    if let Err(error) = asked.await {
+        tracing::warn!("{}; going on with what was asked before", error.report());
+        *control = None;
     }
 }

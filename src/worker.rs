@@ -37,7 +37,7 @@ const DELTA_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 pub async fn run_source(
     config: &Config,
     status: &Status,
-    snapshots: watch::Receiver<Option<SnapshotRequests>>,
+    snapshots: watch::Receiver<SnapshotRequests>,
     (stop, report): (&CancellationToken, Report<'_>),
 ) -> Result<()> {
     let database = config.source.database()?;

@@ -78,6 +78,49 @@ async fn the_figures_of_the_source_are_scraped() {
     world.stop().await;
 }
 
+/// A slot that keeps too much WAL holds snapshots back; what is asked for comes when it is calm.
+#[tokio::test]
+async fn a_slot_at_its_limit_holds_snapshots_back() {
+    let _turn = services::shared().await;
+    let mut world = World::new(SCHEMA, &["public.t"]).await;
+    let calm = world.toml.clone();
+    world.run("INSERT INTO t SELECT n, 'v' FROM generate_series(1, 100) n").await;
+    world.toml = calm.replace(
+        "[kafka]",
+        "[source.wal_guard]\ninterval_ms = 100\nretained_bytes_max = 1\n[kafka]",
+    );
+    world.start();
+    world.wait_equal().await;
+    world
+        .wait_status("the limit is reached", |report| {
+            let guard = report.source.as_ref().and_then(|source| source.wal_guard.as_ref());
+            guard.is_some_and(|guard| guard.state == GuardState::Full)
+        })
+        .await;
+    world.must(&["snapshot", "public.t"]).await;
+    // What is asked of a sink later is read with it, or after it.
+    for (verb, word) in [("pause", "paused"), ("resume", "running")] {
+        world.must(&[verb, "cache"]).await;
+        world
+            .wait_status(&format!("the sink is {word}"), |report| {
+                report.sinks.get("cache").is_some_and(|sink| sink.state.word() == word)
+            })
+            .await;
+    }
+    let status = world.must(&["snapshot", "status"]).await;
+    assert!(status.contains("waiting"), "{status}");
+    world.stop().await;
+    world.toml = calm;
+    world.start();
+    let is_done = async || {
+        let status = world.must(&["snapshot", "status"]).await;
+        status.contains("done") && !status.contains("waiting")
+    };
+    world.wait_until("the snapshot is done", is_done).await;
+    world.wait_equal().await;
+    world.stop().await;
+}
+
 /// The policy gives the slot up; the source is parked, says why, and says so again at each start,
 /// until a person says how to go on. `on_lost` is no person.
 #[tokio::test]

@@ -12,7 +12,7 @@ pub struct LogBatch {
     /// Tables that the log must know from here on, even if no row of theirs follows.
     pub tables: Vec<Arc<Table>>,
     /// The changes, in strictly increasing order of position but for the two halves of a key
-    /// change and the rows of a snapshot.
+    /// change, the rows of a first copy, and sweeps, which stand where their snapshot began.
     pub events: Vec<Event>,
     /// What these changes leave to be mended.
     pub repairs: Vec<Repair>,

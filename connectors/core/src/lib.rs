@@ -42,7 +42,7 @@ pub use cursor::{
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Change, Event, LogBatch, Op, ROW_PART_MAX, TRUNCATE_PARTS, Transaction};
 pub use finding::{Finding, Level};
-pub use log_history::{Answer, Delivered, LogHistory};
+pub use log_history::{Answer, Delivered, LogHistory, OpenWork};
 pub use membership::{Membership, TableMarks};
 pub use partition::partition;
 pub use position::{BadLsn, BadVersion, Epoch, Lsn, Position, Version};

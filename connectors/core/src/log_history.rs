@@ -21,11 +21,8 @@ pub trait LogHistory: fmt::Debug + Send + Sync {
     /// The position record as it is now.
     fn position(&self) -> Answer<'_, Option<SourceCursor>>;
 
-    /// The last snapshot beside the stream of each table that ever had one.
-    fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>>;
-
-    /// The repairs that are pending.
-    fn repairs(&self) -> Answer<'_, Vec<PendingRepair>>;
+    /// What the log has of work beside the stream.
+    fn open_work(&self) -> Answer<'_, OpenWork>;
 
     /// For each of `tables`, what the log was given of it by transactions of the history `epoch`
     /// that committed at or after `since`, and by all of later histories.
@@ -34,6 +31,23 @@ pub trait LogHistory: fmt::Debug + Send + Sync {
         tables: &'a [Arc<Table>],
         since: (Epoch, Lsn),
     ) -> Answer<'a, Vec<Delivered>>;
+}
+
+/// What a log has of work beside the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenWork {
+    /// The last snapshot of each table that ever had one.
+    pub snapshots: Vec<TableSnapshot>,
+    /// Rows and tables that are to be read again.
+    pub repairs: Vec<PendingRepair>,
+}
+
+impl OpenWork {
+    /// Takes in a snapshot: the last one of its table.
+    pub fn put(&mut self, snapshot: TableSnapshot) {
+        self.snapshots.retain(|other| other.oid != snapshot.oid);
+        self.snapshots.push(snapshot);
+    }
 }
 
 /// What the log was given of a table.

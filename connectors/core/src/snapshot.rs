@@ -84,6 +84,28 @@ impl SnapshotState {
 }
 
 impl TableSnapshot {
+    /// One of the table `oid` before its first chunk, as `id` asks for it, in the log `log`.
+    #[must_use]
+    pub fn begin((id, log): (Uuid, Uuid), oid: u32, table: String) -> Self {
+        Self {
+            format: SNAPSHOT_FORMAT,
+            log,
+            id,
+            oid,
+            table,
+            by_itself: false,
+            state: SnapshotState::Running,
+            trouble: None,
+            since: None,
+            after: None,
+            order: String::new(),
+            rows: 0,
+            expected: 0,
+            began_us: 0,
+            changed_us: 0,
+        }
+    }
+
     /// Percent of the rows that were expected; `None` if nothing was.
     #[must_use]
     pub fn percent(&self) -> Option<u64> {
@@ -113,23 +135,9 @@ mod tests {
 
     #[test]
     fn progress_is_a_guess_until_its_end() {
-        let record = TableSnapshot {
-            format: SNAPSHOT_FORMAT,
-            log: Uuid::nil(),
-            id: Uuid::nil(),
-            oid: 1,
-            table: "public.t".into(),
-            by_itself: false,
-            state: SnapshotState::Running,
-            trouble: None,
-            since: None,
-            after: None,
-            order: String::new(),
-            rows: 500,
-            expected: 2000,
-            began_us: 1_000_000,
-            changed_us: 3_000_000,
-        };
+        let (rows, expected, began_us, changed_us) = (500, 2000, 1_000_000, 3_000_000);
+        let begun = TableSnapshot::begin((Uuid::nil(), Uuid::nil()), 1, "public.t".into());
+        let record = TableSnapshot { rows, expected, began_us, changed_us, ..begun };
         assert_eq!(record.percent(), Some(25));
         assert_eq!((record.rows_per_second(), record.seconds_left()), (Some(250), Some(6)));
         let more = TableSnapshot { rows: 3000, ..record.clone() };

@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use crate::context::{Quiet, Trouble};
 use crate::names::{key_subject, value_subject};
-use crate::progress::OpenWork;
+use crate::progress::Records;
 use crate::reader::{self, BROKER_TIMEOUT, Borders, Reader};
-use crate::repairs::{RepairRecord, TableRepairs, summary};
+use crate::repairs::{TableRepairs, summary};
 use crate::schemas::SchemaRecord;
 use crate::stats::UnitLag;
 use crate::topics::{Admin, Topic};
@@ -45,12 +45,7 @@ pub async fn read_position(kafka: &KafkaConfig) -> Result<Option<SourceCursor>> 
 ///
 /// As for [`read_position`].
 pub async fn repairs(kafka: &KafkaConfig) -> Result<Vec<TableRepairs>> {
-    Ok(summary(pending_repairs(kafka).await?.iter()))
-}
-
-pub(crate) async fn pending_repairs(kafka: &KafkaConfig) -> Result<Vec<RepairRecord>> {
-    let log = read_position(kafka).await?.map(|position| position.log);
-    Ok(open_work_of(kafka, log).await?.repairs)
+    Ok(summary(open_work(kafka).await?.0.iter()))
 }
 
 /// Reads the last snapshot beside the stream of every table that ever had one.
@@ -59,13 +54,18 @@ pub(crate) async fn pending_repairs(kafka: &KafkaConfig) -> Result<Vec<RepairRec
 ///
 /// As for [`read_position`].
 pub async fn snapshots(kafka: &KafkaConfig) -> Result<Vec<TableSnapshot>> {
+    Ok(open_work(kafka).await?.1)
+}
+
+/// The work beside the stream of the log that is there.
+pub(crate) async fn open_work(kafka: &KafkaConfig) -> Result<Records> {
     let log = read_position(kafka).await?.map(|position| position.log);
-    Ok(open_work_of(kafka, log).await?.snapshots)
+    open_work_of(kafka, log).await
 }
 
 /// The work beside the stream of the log with this id.
-pub(crate) async fn open_work_of(kafka: &KafkaConfig, log: Option<Uuid>) -> Result<OpenWork> {
-    let (config, Some(log)) = (kafka.clone(), log) else { return Ok(OpenWork::default()) };
+pub(crate) async fn open_work_of(kafka: &KafkaConfig, log: Option<Uuid>) -> Result<Records> {
+    let (config, Some(log)) = (kafka.clone(), log) else { return Ok(Records::default()) };
     crate::blocking(move || {
         progress::read_open_work(&Reader::new(&config)?, &Names::new(&config), log)
     })

@@ -64,19 +64,13 @@ pub(crate) fn read_position(reader: &Reader, names: &Names) -> Result<Option<Sou
     last.as_deref().map(parse_position).transpose()
 }
 
-/// What the log holds of work beside the stream.
-#[derive(Debug, Default)]
-pub(crate) struct OpenWork {
-    /// Repairs that are pending.
-    pub(crate) repairs: Vec<RepairRecord>,
-    /// The last snapshot of each table, those that have ended, too.
-    pub(crate) snapshots: Vec<TableSnapshot>,
-}
+/// Repairs that are pending, and the last snapshot of each table, those that have ended, too.
+pub(crate) type Records = (Vec<RepairRecord>, Vec<TableSnapshot>);
 
-/// Reads the work beside the stream of the log with this id.
-pub(crate) fn read_open_work(reader: &Reader, names: &Names, log: Uuid) -> Result<OpenWork> {
+/// Reads what the log with this id has of work beside the stream.
+pub(crate) fn read_open_work(reader: &Reader, names: &Names, log: Uuid) -> Result<Records> {
     let topic = names.progress();
-    let Some(borders) = single_partition(reader, &topic)? else { return Ok(OpenWork::default()) };
+    let Some(borders) = single_partition(reader, &topic)? else { return Ok(Records::default()) };
     let mut pending: HashMap<Vec<u8>, Option<RepairRecord>> = HashMap::new();
     let mut snapshots: HashMap<Vec<u8>, Option<TableSnapshot>> = HashMap::new();
     reader.read(&topic, (borders.start, borders.end), |record| {
@@ -89,13 +83,9 @@ pub(crate) fn read_open_work(reader: &Reader, names: &Names, log: Uuid) -> Resul
         }
         Ok(())
     })?;
-    let mut work = OpenWork {
-        repairs: pending.into_values().flatten().collect(),
-        snapshots: snapshots.into_values().flatten().collect(),
-    };
-    work.repairs.retain(|record| record.log == log);
-    work.snapshots.retain(|record| record.log == log);
-    Ok(work)
+    let pending = pending.into_values().flatten().filter(|record| record.log == log);
+    let snapshots = snapshots.into_values().flatten().filter(|record| record.log == log);
+    Ok((pending.collect(), snapshots.collect()))
 }
 
 /// Reads the tables, and the end of what was read.

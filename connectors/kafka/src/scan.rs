@@ -16,8 +16,7 @@ use std::sync::Arc;
 use anabranch_core::avro::envelope::split_header;
 use anabranch_core::avro::read::{Decoder, Kind};
 use anabranch_core::{
-    Answer, Delivered, Epoch, Error, LogHistory, Lsn, PendingRepair, Result, SourceCursor, Table,
-    TableSnapshot,
+    Answer, Delivered, Epoch, Error, LogHistory, Lsn, OpenWork, Result, SourceCursor, Table,
 };
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -50,14 +49,11 @@ impl LogHistory for LogScan {
         Box::pin(crate::admin::read_position(&self.kafka))
     }
 
-    fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>> {
-        Box::pin(crate::admin::snapshots(&self.kafka))
-    }
-
-    fn repairs(&self) -> Answer<'_, Vec<PendingRepair>> {
+    fn open_work(&self) -> Answer<'_, OpenWork> {
         Box::pin(async {
-            let records = crate::admin::pending_repairs(&self.kafka).await?;
-            Ok(records.iter().filter_map(RepairRecord::pending).collect())
+            let (repairs, snapshots) = crate::admin::open_work(&self.kafka).await?;
+            let repairs = repairs.iter().filter_map(RepairRecord::pending).collect();
+            Ok(OpenWork { snapshots, repairs })
         })
     }
 

@@ -103,9 +103,9 @@ impl LogSink {
         let config = self.kafka.clone();
         let progress = crate::blocking(move || progress::read(&config)).await?;
         let log = progress.position.as_ref().map(|position| position.log);
-        let open = crate::admin::open_work_of(&self.kafka, log).await?;
-        self.repairs.reset(open.repairs);
-        self.snapshots.reset(open.snapshots);
+        let (repairs, snapshots) = crate::admin::open_work_of(&self.kafka, log).await?;
+        self.repairs.reset(repairs);
+        self.snapshots.reset(snapshots);
         self.routes.reset(admin, progress.tables);
         self.position = progress.position;
         self.written = None;

@@ -66,28 +66,12 @@ impl Snapshots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anabranch_core::SnapshotState;
     use uuid::Uuid;
 
     #[test]
     fn records_round_trip_by_table_and_newer_formats_are_refused() {
-        let record = TableSnapshot {
-            format: SNAPSHOT_FORMAT,
-            log: Uuid::nil(),
-            id: Uuid::from_u128(1),
-            oid: 7,
-            table: "public.t".into(),
-            by_itself: false,
-            state: SnapshotState::Running,
-            trouble: None,
-            since: None,
-            after: Some(vec!["1".into()]),
-            order: String::new(),
-            rows: 3,
-            expected: 0,
-            began_us: 1,
-            changed_us: 2,
-        };
+        let begun = TableSnapshot::begin((Uuid::from_u128(1), Uuid::nil()), 7, "public.t".into());
+        let record = TableSnapshot { after: Some(vec!["1".into()]), rows: 3, ..begun };
         assert!(is_snapshot(record_key(&record).as_bytes()) && !is_snapshot(b"repair.7"));
         assert_eq!(parse(&serde_json::to_vec(&record).unwrap()).unwrap(), record);
         let snapshots = Snapshots::default();

@@ -10,8 +10,7 @@ use crate::history::{Decision, Plan};
 use crate::loss::{Gap, Loss, WayOn};
 use crate::pgwire::{Identity, ReplicationConnection};
 use crate::session::Session;
-use crate::source::Gathered;
-use crate::tls;
+use crate::source::{Gathered, connect_replication};
 
 /// What keeps a source from going on.
 #[derive(Debug)]
@@ -76,13 +75,7 @@ pub(crate) async fn foresee(config: &PostgresConfig, after: &SourceCursor) -> Re
 
 async fn examine(config: &PostgresConfig, after: &SourceCursor) -> Result<Examined> {
     let session = Session::open(config).await?;
-    let endpoint = config.endpoint()?;
-    let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
-    let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
-    let mut replication = ReplicationConnection::open(&endpoint, &config.application_name, tls)
-        .await
-        .doing(action)?;
-    let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
+    let (mut replication, identity) = connect_replication(config).await?;
     let facts = (identity, Some(after));
     let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
     Ok(Examined { gathered, replication, identity })

@@ -22,12 +22,12 @@ mod request;
 mod window;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
-    Error, ErrorKind, Lsn, PendingRepair, Repair, SnapshotStart, SnapshotState, TableSnapshot,
+    Error, ErrorKind, Lsn, OpenWork, Repair, SnapshotStart, SnapshotState, TableSnapshot,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -37,14 +37,16 @@ use uuid::Uuid;
 use crate::batch::BatchBuilder;
 use crate::catalog::Catalog;
 use crate::config::PostgresConfig;
+use crate::key_sql::KEYS_MAX;
 use crate::pace::Pace;
 use crate::pgoutput::{ChunkEdge, Edge};
 use crate::row::RowWriter;
 use crate::transaction::Draft;
+use crate::wait::Wait;
 use chunk::{Chunk, Part, Task};
 use recent::Recent;
 use repairs::Pending;
-pub(crate) use request::begun;
+pub(crate) use request::own;
 pub use request::{SnapshotRequest, SnapshotRequests, SnapshotScope};
 use window::Window;
 use worker::{News, Report, Worker};
@@ -56,16 +58,11 @@ const GROWTH: usize = 4;
 const ROWS_MAX: usize = 50_000;
 /// What a chunk is to have, so that a few of them are no matter beside a batch.
 const BYTES_WANTED: usize = 2 << 20;
-/// Time before a chunk that did not see all it must is read again: the first, and the longest.
-const AGAIN_AFTER: Duration = Duration::from_millis(20);
-const AGAIN_AFTER_MAX: Duration = Duration::from_secs(1);
-/// A wait that somebody should know of.
-const LONG_WAIT: Duration = Duration::from_secs(10);
 /// Time before a worker that failed tries again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Every snapshot that is asked for; `None` until somebody knows.
-pub(crate) type Requests = watch::Receiver<Option<SnapshotRequests>>;
+/// Every snapshot that is asked for.
+pub(crate) type Requests = watch::Receiver<SnapshotRequests>;
 
 /// All snapshots beside one stream.
 pub(crate) struct Incremental {
@@ -75,8 +72,6 @@ pub(crate) struct Incremental {
     /// The last snapshot of each table, by oid.
     records: BTreeMap<u32, TableSnapshot>,
     repairs: Pending,
-    /// Tables of which a snapshot has failed since the start.
-    failed: BTreeSet<u32>,
     jobs: Vec<Job>,
     recent: Recent,
     pace: Pace,
@@ -84,19 +79,6 @@ pub(crate) struct Incremental {
     to_us: mpsc::Sender<Report>,
     /// There may be something to begin.
     is_due: bool,
-    /// Nothing new will be asked for.
-    is_alone: bool,
-    /// No chunk is to be read for now.
-    held: bool,
-}
-
-/// What the log has of work beside the stream.
-#[derive(Debug, Default)]
-pub(crate) struct OpenWork {
-    /// The last snapshot of each table.
-    pub(crate) snapshots: Vec<TableSnapshot>,
-    /// Rows and tables that are to be read again.
-    pub(crate) repairs: Vec<PendingRepair>,
 }
 
 /// A snapshot that is under way.
@@ -110,8 +92,8 @@ struct Job {
     rows: usize,
     window: Option<Window>,
     chunk: Option<Box<Chunk>>,
-    /// Since when it reads the same chunk again and again, and the next pause.
-    waits: Option<(Instant, Duration)>,
+    /// It reads the same chunk again and again.
+    waits: Option<Wait>,
     /// Why it cannot go on.
     trouble: Option<String>,
     /// The rows of a repair, by their keys: it leaves no record, but is asked for until it is done.
@@ -130,7 +112,7 @@ enum Step {
 }
 
 impl Incremental {
-    /// Goes on with what the log has: `records`.
+    /// Goes on with what the log has.
     pub(crate) fn new(
         config: Arc<PostgresConfig>,
         writer: RowWriter,
@@ -159,14 +141,11 @@ impl Incremental {
             records,
             jobs,
             repairs: Pending::new(repairs),
-            failed: BTreeSet::new(),
             recent: Recent::default(),
             pace,
             reports,
             to_us,
             is_due: true,
-            is_alone: false,
-            held: false,
         }
     }
 
@@ -195,18 +174,18 @@ impl Incremental {
         self.is_due || is_time || self.requests.has_changed().unwrap_or(false)
     }
 
-    /// When the next chunk may be asked for.
+    /// When the next chunk may be asked for, or a job let go that stands still.
     fn next_at(&self) -> Option<Instant> {
         let next = self.jobs.iter().filter_map(|job| match job.step {
-            Step::Next(at) if !job.request.paused && !self.held => Some(at),
-            Step::Next(_) | Step::Edge | Step::HandOver(_) => None,
+            Step::Next(at) => Some(at),
+            Step::Edge | Step::HandOver(_) => None,
         });
-        next.min()
+        next.min().filter(|_| !self.requests.borrow().held)
     }
 
     /// Waits until that changes. Cancel-safe.
     pub(crate) async fn woken(&mut self) {
-        let next = self.next_at();
+        let (next, is_followed) = (self.next_at(), self.requests.has_changed().is_ok());
         let sleep = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -220,10 +199,8 @@ impl Incremental {
                     self.take_report(report);
                 }
             }
-            changed = self.requests.changed(), if !self.is_alone => {
-                self.is_alone = changed.is_err();
-                self.is_due = true;
-            }
+            // Without anybody who asks nothing ever changes.
+            _ = self.requests.changed(), if is_followed => self.is_due = true,
             () = sleep => {}
         }
     }
@@ -241,10 +218,12 @@ impl Incremental {
             self.plan(catalog, builder);
             self.plan_repairs(catalog, builder);
         }
-        let now = Instant::now();
+        // One that stands still is in nobody's way; its record says how far it is.
+        self.jobs.retain(|job| !job.request.paused || !matches!(job.step, Step::Next(_)));
+        let (now, held) = (Instant::now(), self.requests.borrow().held);
         for job in &mut self.jobs {
-            if matches!(job.step, Step::Next(at) if at <= now) && !job.request.paused && !self.held
-            {
+            let is_time = matches!(job.step, Step::Next(at) if at <= now);
+            if is_time && !held {
                 job.ask(self.pace.slice_rows());
             }
         }
@@ -254,9 +233,8 @@ impl Incremental {
     fn plan(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
         let mut asked: Vec<(u32, SnapshotRequest)> =
             self.records.values().filter_map(SnapshotRequest::own).collect();
-        let known = self.requests.borrow_and_update().clone();
-        if let Some(SnapshotRequests { requests, held }) = known {
-            self.held = held;
+        let requests = self.requests.borrow_and_update().requests.clone();
+        if let Some(requests) = requests {
             let own: Vec<Uuid> = asked.iter().map(|(_, request)| request.id).collect();
             let tables = catalog.tables();
             let by_name = |request: SnapshotRequest| {
@@ -277,8 +255,6 @@ impl Incremental {
         for (oid, request) in asked {
             self.plan_one(oid, request, builder);
         }
-        // One that stands still is in nobody's way; its record says how far it is.
-        self.jobs.retain(|job| !job.request.paused || !matches!(job.step, Step::Next(_)));
     }
 
     fn plan_one(&mut self, oid: u32, request: SnapshotRequest, builder: &mut BatchBuilder) {
@@ -313,19 +289,19 @@ impl Incremental {
                 return;
             }
             let before = self.records.get(&oid);
-            let id = before.map_or_else(Uuid::new_v4, |record| record.id);
-            let record = begun((id, builder.log()), oid, relation.table.full_name());
-            let (table, scope) = (record.table.clone(), SnapshotScope::Table);
-            let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
+            // At a start such a record is one that runs again.
+            let has_failed = before
+                .is_some_and(|record| record.by_itself && record.state == SnapshotState::Failed);
+            let record = own(before, (oid, relation.table.full_name()), builder.log());
             // Those that are hashed cannot be looked for.
             let keys = self.repairs.keys(&relation.table).filter(|_| relation.has_plain_key());
             if let Some((keys, texts)) = keys {
-                let id = Uuid::new_v4();
+                let (id, table) = (Uuid::new_v4(), record.table.clone());
                 let scope = SnapshotScope::Keys(texts);
-                self.push(SnapshotRequest { id, scope, ..request }, record, Some(keys));
-            } else if !self.failed.contains(&oid) {
-                // After a failure it waits for a start, or a person who asks for it.
-                let record = TableSnapshot { by_itself: true, ..record };
+                let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
+                self.push(request, record, Some(keys));
+            } else if let Some((_, request)) = SnapshotRequest::own(&record).filter(|_| !has_failed)
+            {
                 self.keep(record.clone(), builder);
                 self.begin(request, record);
             }
@@ -372,7 +348,6 @@ impl Incremental {
             if let Step::HandOver(rows) = job.step {
                 let now = Instant::now();
                 job.step = Step::Next(now + self.pace.take(rows, now));
-                self.is_due |= job.request.paused;
             }
         }
     }
@@ -393,9 +368,6 @@ impl Incremental {
         }
         if job.repairs.is_some() {
             return self.repairs.widen(oid);
-        }
-        if state == SnapshotState::Failed {
-            self.failed.insert(oid);
         }
         self.keep(TableSnapshot { state, trouble, ..job.record }, builder);
     }
@@ -455,7 +427,7 @@ impl Job {
             SnapshotScope::Where(condition) => self.next_rows(Some(condition.clone())),
             SnapshotScope::Keys(keys) => {
                 let done = usize::try_from(self.record.rows).unwrap_or(usize::MAX);
-                Part::Keys(keys.get(done..).unwrap_or_default().to_vec())
+                Part::Keys(keys.iter().skip(done).take(KEYS_MAX).cloned().collect())
             }
         };
         let (number, oid, rows) = (self.number, self.record.oid, self.rows.min(rows_max));
@@ -470,17 +442,15 @@ impl Job {
 
     /// How long to wait before the chunk is read again.
     fn pause(&mut self) -> Duration {
-        let now = Instant::now();
-        let (since, pause) = self.waits.unwrap_or((now, AGAIN_AFTER));
-        let waited = now.duration_since(since);
-        if waited > LONG_WAIT && waited < LONG_WAIT + pause + AGAIN_AFTER_MAX {
+        let wait = self.waits.get_or_insert_with(Wait::begin);
+        if wait.is_to_be_told() {
+            let table = &self.record.table;
             tracing::warn!(
-                table = self.record.table,
-                "its snapshot waits until transactions that were writing before it have ended"
+                table,
+                "its snapshot waits for transactions that were writing before it"
             );
         }
-        self.waits = Some((since, (pause * 2).min(AGAIN_AFTER_MAX)));
-        pause
+        wait.next_pause()
     }
 
     fn retry(&mut self, error: &Error) {

@@ -35,6 +35,7 @@ mod history;
 mod hosting;
 mod incremental;
 mod intake;
+mod key_sql;
 mod key_text;
 mod locks;
 mod loss;

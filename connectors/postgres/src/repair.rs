@@ -23,24 +23,21 @@ use std::sync::Arc;
 
 use anabranch_core::{
     Delivered, Error, ErrorKind, LogBatch, Lsn, Position, Result, SourceCursor, TRUNCATE_PARTS,
-    Table,
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use crate::catalog::{RawTable, Relation, load_by_name};
 use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
 use crate::error::{Context, bug, is_unfit, sql_cause};
+use crate::key_sql::{KEYS_MAX, among, key_columns};
 use crate::key_text::key_texts;
 use crate::reread::wait_for_flush;
 use crate::session::Session;
 use crate::snapshot::{CopySql, LET_REST, from, hold};
 use crate::source::Run;
 
-/// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
-const KEYS_MAX: usize = 500;
 /// Rewrites that may come between the snapshot and the locks before we give up for now.
 const ATTEMPTS_MAX: usize = 10;
 
@@ -163,7 +160,7 @@ impl Repairing<'_> {
         if relation.is_append_only() {
             return self.take_back(&relation, keys);
         }
-        if has_masked_key(&relation) {
+        if !relation.has_plain_key() {
             return self.whole(session, table).await;
         }
         let texts: Option<Vec<_>> =
@@ -196,8 +193,9 @@ impl Repairing<'_> {
     ) -> Result<()> {
         for chunk in texts.chunks(KEYS_MAX) {
             let wanted: Vec<&Vec<String>> = chunk.iter().map(|(_, texts)| texts).collect();
-            let condition = condition(table, &relation.table, &wanted)
+            let key = key_columns(table, &relation.table)
                 .ok_or_else(|| bug("repair a fork", "a column of a key is not in the catalog"))?;
+            let condition = among(&key, &wanted);
             let found = self.copy(session, (table, relation), Some(&condition)).await?;
             for (key, _) in chunk {
                 if !found.contains(*key) {
@@ -268,49 +266,9 @@ async fn execute(session: &Session, sql: &str) -> Result<()> {
     session.batch_execute(sql).await.doing(|| "look for rows of a lost branch".to_owned())
 }
 
-/// Whether a row cannot be looked for by the key that the log has of it.
-fn has_masked_key(relation: &Relation) -> bool {
-    const PROBE: &[u8] = b"1";
-    relation.table.key.iter().any(|place| relation.mask(*place, PROBE).as_ref() != PROBE)
-}
-
 /// The commit LSN in the key of an append-only row.
 fn append_position(texts: &[String]) -> Option<Lsn> {
     let [text] = texts else { return None };
     let lsn = text.split('-').nth(1)?;
     u64::from_str_radix(lsn, 16).ok().map(Lsn)
-}
-
-/// `(id, region) in (values ('1'::integer, 'eu'::text), ..)`.
-pub(crate) fn condition(raw: &RawTable, table: &Table, keys: &[&Vec<String>]) -> Option<String> {
-    let columns: Option<Vec<_>> =
-        table.key_columns().map(|column| raw.column(column.attnum)).collect();
-    let columns = columns?;
-    let names: Vec<String> = columns.iter().map(|column| escape_identifier(&column.name)).collect();
-    let row = |texts: &&Vec<String>| {
-        let pairs = texts.iter().zip(&columns);
-        let values =
-            pairs.map(|(text, column)| format!("{}::{}", escape_literal(text), column.type_name));
-        format!("({})", values.collect::<Vec<_>>().join(", "))
-    };
-    let rows: Vec<String> = keys.iter().map(row).collect();
-    Some(format!("(({}) in (values {}))", names.join(", "), rows.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::tests::raw_orders;
-    use crate::catalog::{Catalog, KnownTables, Types};
-
-    #[test]
-    fn keys_become_a_condition() {
-        let raw = raw_orders();
-        let mut catalog = Catalog::new(vec![], KnownTables::default());
-        let relation = catalog.adopt(&raw, &Types::default()).unwrap();
-        let (one, other) = (vec!["1".to_owned()], vec!["it's".to_owned()]);
-        let condition = condition(&raw, &relation.table, &[&one, &other]).unwrap();
-        let name = &raw.columns[0].type_name;
-        assert_eq!(condition, format!("((\"id\") in (values ('1'::{name}), ('it''s'::{name})))"));
-    }
 }

@@ -90,6 +90,13 @@ impl Session {
         self.closed.cancelled().await;
     }
 
+    /// When the open transaction began, by the server's clock: microseconds since 1970 UTC.
+    pub(crate) async fn now_us(&self) -> Result<i64> {
+        let query = "select (extract(epoch from now()) * 1000000)::int8";
+        let row = self.client.query_one(query, &[]).await;
+        row.and_then(|row| row.try_get(0)).doing(|| "look at the server's clock".to_owned())
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }

@@ -87,8 +87,7 @@ pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCu
     run.stats.copying(work.progress());
     copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
     let (cursor, beside) = copy.finish().await?;
-    run.work.snapshots.retain(|record| beside.iter().all(|own| own.oid != record.oid));
-    run.work.snapshots.extend(beside);
+    beside.into_iter().for_each(|own| run.work.put(own));
     Ok(cursor)
 }
 
@@ -212,9 +211,7 @@ pub(crate) async fn hold(
     if was_rewritten(session, tables).await? {
         return Ok(None);
     }
-    let query = "select (extract(epoch from now()) * 1000000)::int8";
-    let row = session.query_one(query, &[]).await;
-    row.and_then(|row| row.try_get(0)).map(Some).doing(action)
+    session.now_us().await.map(Some)
 }
 
 /// Whether a table has other storage now than in the snapshot: then its rows in the snapshot are
@@ -346,7 +343,6 @@ impl<'a> Copy<'a> {
         if *left == 0 {
             let record = self.run.own_snapshot(*oid, table.clone(), self.cursor.log);
             self.batch.snapshots.push(TableSnapshot {
-                by_itself: true,
                 state: SnapshotState::Done,
                 since: Some(start(&self.cursor)),
                 ..record

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
-    Error, ErrorKind, LogBatch, LogHistory, Phase, Result, Source, SourceCursor, Table,
+    Error, ErrorKind, LogBatch, LogHistory, OpenWork, Phase, Result, Source, SourceCursor, Table,
     TableSnapshot,
 };
 use tokio::sync::{mpsc, watch};
@@ -31,7 +31,7 @@ use crate::config::{PostgresConfig, TableName};
 use crate::dropped::DroppedSlots;
 use crate::error::{Context, bug, history_lost};
 use crate::history::{Plan, begin};
-use crate::incremental::{OpenWork, Requests, SnapshotRequests};
+use crate::incremental::{Requests, SnapshotRequests};
 use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{Publication, Wanted};
@@ -120,7 +120,7 @@ impl PostgresSource {
             history: None,
             dropped: None,
             accepted: Vec::new(),
-            requests: watch::channel(None).1,
+            requests: watch::channel(SnapshotRequests::default()).1,
             stats,
             text_only: TextOnly::default(),
             running: None,
@@ -148,8 +148,8 @@ impl PostgresSource {
         self.accepted = accepted;
     }
 
-    /// Which snapshots of single tables are asked for, all of them; `None` as long as nobody knows.
-    pub fn follow(&mut self, requests: watch::Receiver<Option<SnapshotRequests>>) {
+    /// Which snapshots of single tables are asked for, all of them.
+    pub fn follow(&mut self, requests: watch::Receiver<SnapshotRequests>) {
         self.requests = requests;
     }
 
@@ -191,13 +191,7 @@ impl PostgresSource {
                 .with_help("promote it, or point [source] url at the primary"));
         }
         server.require(&config.application_name)?;
-        let endpoint = config.endpoint()?;
-        let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
-        let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
-        let mut replication = ReplicationConnection::open(&endpoint, &config.application_name, tls)
-            .await
-            .doing(action)?;
-        let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
+        let (mut replication, identity) = connect_replication(config).await?;
         same_server(&server, identity)?;
         let facts = (identity, after.as_ref());
         let mut gathered = Gathered::read(config, &session, &mut replication, facts).await?;
@@ -209,7 +203,10 @@ impl PostgresSource {
         };
         let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
         let (tables, types) = self.tables(&session).await?;
-        let work = self.open_work(after.as_ref()).await?;
+        let work = match &self.history {
+            Some(history) if after.is_some() => history.open_work().await?,
+            Some(_) | None => OpenWork::default(),
+        };
         let plan = finishable(plan, (&tables, &work.snapshots, after.as_ref()), &config.slot)?;
         let begins = matches!(plan, Plan::Begin { .. });
         let mut missed = Vec::new();
@@ -267,17 +264,6 @@ impl PostgresSource {
             book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
         }
         Ok((tables, types))
-    }
-
-    /// What the log has of work beside the stream.
-    async fn open_work(&self, after: Option<&SourceCursor>) -> Result<OpenWork> {
-        match (&self.history, after) {
-            (Some(history), Some(_)) => Ok(OpenWork {
-                snapshots: history.snapshots().await?,
-                repairs: history.repairs().await?,
-            }),
-            _ => Ok(OpenWork::default()),
-        }
     }
 
     /// The tables as they are, or, unless a history begins, as the log has them.
@@ -356,6 +342,19 @@ impl Source for PostgresSource {
         }
         Ok(())
     }
+}
+
+/// A connection for replication, and whom it leads to.
+pub(crate) async fn connect_replication(
+    config: &PostgresConfig,
+) -> Result<(ReplicationConnection, Identity)> {
+    let endpoint = config.endpoint()?;
+    let tls = tls::client_config(&endpoint, config.ca_file.as_deref())?;
+    let action = || format!("connect to PostgreSQL at {} for replication", endpoint.name());
+    let opened = ReplicationConnection::open(&endpoint, &config.application_name, tls).await;
+    let mut replication = opened.doing(action)?;
+    let identity = replication.identify().await.doing(|| "identify the server".to_owned())?;
+    Ok((replication, identity))
 }
 
 /// A copy that was cut off begins again where a table cannot be read beside the stream.

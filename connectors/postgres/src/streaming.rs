@@ -17,7 +17,7 @@ use crate::incremental::Incremental;
 use crate::locks::is_taken;
 use crate::loss::Loss;
 use crate::membership::{self, Found};
-use crate::pgoutput::{self, Logical, Message, Ours, PluginOptions};
+use crate::pgoutput::{self, Message, Ours, PluginOptions};
 use crate::pgwire::WireError;
 use crate::publication;
 use crate::reread::Reread;
@@ -246,18 +246,13 @@ impl Streaming {
         if let Message::TwoPhase(step) = &message {
             return Err(step.refuse(&self.config.slot));
         }
-        if let Message::Logical(Logical { ours: Some(Ours::Heartbeat(id)), .. }) = &message {
-            self.stats.heartbeat_arrived(*id);
+        let ours = message.ours();
+        if let Some(Ours::Heartbeat(id)) = ours {
+            self.stats.heartbeat_arrived(id);
         }
         if let Message::Begin(begin) = &message {
             self.incremental.delivered(begin.xid);
         }
-        let edge = if let Message::Logical(Logical { ours: Some(Ours::Chunk(edge)), .. }) = &message
-        {
-            Some(*edge)
-        } else {
-            None
-        };
         let before = self.builder.drafts.len();
         let drafts = &mut self.builder.drafts;
         let step = self.assembler.push(message, &self.catalog, drafts)?;
@@ -276,7 +271,7 @@ impl Streaming {
             }
             Step::Passed { lsn } => {
                 self.builder.border(lsn);
-                if let Some(edge) = edge {
+                if let Some(Ours::Chunk(edge)) = ours {
                     self.incremental.edge(edge, lsn, (&mut self.catalog, &mut self.builder));
                 }
             }

@@ -38,8 +38,13 @@ impl Wait {
 
     /// Waits for a while, longer each time.
     pub(crate) async fn pause(&mut self) {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(self.next_pause()).await;
+    }
+
+    /// How long to wait now, for those who do it themselves.
+    pub(crate) fn next_pause(&mut self) -> Duration {
+        let next = (self.pause * 2).min(PAUSE_MAX);
+        std::mem::replace(&mut self.pause, next)
     }
 }
 

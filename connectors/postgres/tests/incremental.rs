@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anabranch_core::{SnapshotState, TableSnapshot};
-use anabranch_postgres::{SnapshotRequest, SnapshotScope};
+use anabranch_postgres::{SnapshotRequest, SnapshotRequests, SnapshotScope};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -312,24 +312,42 @@ async fn it_stands_still_goes_on_and_ends_as_it_is_told() {
     let database = Database::new(sql, &["public.t"]).await;
     let mut follower = followed(&database).await;
     let asked = whole("public.t");
+    let rows = |follower: &Follower| {
+        let mut records = follower.replica.snapshots.values();
+        records.find(|record| record.id == asked.id).map_or(0, |record| record.rows)
+    };
+    // As the WAL guard holds it, it does not even begin.
+    let requests = Some(vec![asked.clone()]);
+    follower.ask_all(SnapshotRequests { requests, held: true });
+    for _ in 0..10 {
+        follower.catch_up(&database).await;
+    }
+    assert_eq!(rows(&follower), 0);
     follower.ask(std::slice::from_ref(&asked));
-    while follower.replica.snapshots.is_empty() {
+    while rows(&follower) == 0 {
         follower.step().await.unwrap();
     }
+    assert_eq!(rows(&follower), 256, "the first of its keys, in their own order");
     let paused = SnapshotRequest { paused: true, ..asked.clone() };
     follower.ask(std::slice::from_ref(&paused));
-    // What is under way comes yet.
-    for _ in 0..3 {
-        follower.catch_up(&database).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    // What is under way comes yet; then nobody reads the table any more.
+    // There are the session of the lock, that of the stream, and ours.
+    let nobody = "select count(*) = 3 from pg_stat_activity
+                  where datname = current_database() and backend_type = 'client backend'";
+    let following = async {
+        loop {
+            follower.step().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = database.wait_for(nobody) => {}
+        never = following => never,
     }
-    let rows = |follower: &Follower| follower.replica.snapshots.values().next().unwrap().rows;
-    let stands = rows(&follower);
     follower.catch_up(&database).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stands = rows(&follower);
+    assert!(stands > 0 && stands < 20_000, "it was paused on its way: {stands}");
     follower.catch_up(&database).await;
     assert_eq!(rows(&follower), stands);
-    assert!(stands < 20_000, "it was paused before its end");
     follower.ask(std::slice::from_ref(&asked));
     while rows(&follower) == stands {
         follower.step().await.unwrap();

@@ -125,7 +125,7 @@ async fn what_has_failed_by_itself_is_tried_again_at_the_next_start() {
     database.config.copy_bytes_max = 1000;
     let mut follower = Follower::start(&database, Replica::default()).await;
     follower.step().await.unwrap();
-    let held = SnapshotRequests { requests: Vec::new(), held: true };
+    let held = SnapshotRequests { held: true, ..SnapshotRequests::default() };
     follower.ask_all(held);
     while follower.replica.snapshots.is_empty() {
         follower.step().await.unwrap();

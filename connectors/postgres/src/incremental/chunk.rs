@@ -14,18 +14,17 @@ use std::sync::Arc;
 use anabranch_core::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::StreamExt;
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, KnownTables, RawColumn, RawTable, Relation, Types, load_by_oid};
+use crate::catalog::{Catalog, KnownTables, RawTable, Relation, Types, load_by_oid};
 use crate::columns::RuleBook;
 use crate::config::PostgresConfig;
 use crate::copy_row::CopyFormat;
 use crate::error::{Context, bug};
 use crate::heartbeat::{FLUSH_VERSION, PREFIX};
+use crate::key_sql::{among, canonical, compared, key_columns, last_key};
 use crate::locks;
 use crate::pgoutput::{ChunkEdge, Edge};
-use crate::repair::condition;
 use crate::reread::{current_names, lock};
 use crate::server::Server;
 use crate::session::Session;
@@ -35,9 +34,6 @@ use crate::wait::Wait;
 
 /// Bytes of a chunk beyond which it is read again with fewer rows.
 const BYTES_MAX: usize = 8 << 20;
-
-/// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
-const KEYS_MAX: usize = 500;
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -74,7 +70,7 @@ impl Part {
     /// The keys that are looked for at once; `None` if it is not by keys.
     fn keys(&self, rows_max: usize) -> Option<&[Vec<String>]> {
         match self {
-            Self::Keys(keys) => keys.get(..keys.len().min(rows_max).min(KEYS_MAX)),
+            Self::Keys(keys) => keys.get(..keys.len().min(rows_max)),
             Self::After { .. } => None,
         }
     }
@@ -148,7 +144,7 @@ impl Reader {
                 Look::Chunk(chunk) => break Some(chunk),
                 Look::Gone => break None,
                 Look::Altered => wait.pause().await,
-                Look::TooLarge(fitted) => rows = (fitted / 2).max(1),
+                Look::TooLarge(fitted) => rows = fitted.min(rows / 2).max(1),
             }
         };
         self.session = Some(opened);
@@ -208,7 +204,7 @@ impl Reader {
             return Ok(Look::Altered);
         }
         let relation = self.relation(&table, &types)?;
-        let began_us = now_us(session).await?;
+        let began_us = session.now_us().await?;
         let place = Place { session, from, table: &table, relation: &relation };
         let order = place.order().await?;
         let part = task.part.clone().in_order(&order);
@@ -229,7 +225,7 @@ impl Reader {
                 began_us,
                 table,
                 types,
-                taken: task.part.keys(rows_max).map_or(rows.len(), <[_]>::len),
+                taken: part.keys(rows_max).map_or(rows.len(), <[_]>::len),
                 rows,
                 bytes,
                 end,
@@ -274,15 +270,14 @@ type Bounds = (String, Option<Vec<String>>, Vec<Vec<String>>);
 
 impl Place<'_> {
     async fn bounds(&self, part: &Part, rows: usize) -> Result<Bounds> {
-        let key = self.key_columns()?;
+        let key = key_columns(self.table, &self.relation.table)
+            .ok_or_else(|| bug("read a chunk", "a column of the key is not in the catalog"))?;
         match part {
             Part::Keys(_) => {
                 let keys = part.keys(rows).unwrap_or_default();
                 let wanted = texts(self.session, &canonical(&key, keys)?, key.len()).await?;
                 let each: Vec<&Vec<String>> = wanted.iter().collect();
-                let condition = condition(self.table, &self.relation.table, &each)
-                    .ok_or_else(|| bug("look for keys", "a column of the key is not there"))?;
-                Ok((condition, None, wanted))
+                Ok((among(&key, &each), None, wanted))
             }
             Part::After { key: after, condition, .. } => {
                 let after = after.as_ref().map(|after| compared(&key, ">", after));
@@ -318,13 +313,6 @@ impl Place<'_> {
         row.and_then(|row| row.try_get(0)).doing(|| "look up the order of keys".to_owned())
     }
 
-    fn key_columns(&self) -> Result<Vec<&RawColumn>> {
-        let columns = self.relation.table.key_columns();
-        let columns: Option<Vec<_>> =
-            columns.map(|column| self.table.column(column.attnum)).collect();
-        columns.ok_or_else(|| bug("read a chunk", "a column of the key is not in the catalog"))
-    }
-
     /// What is no expression by itself is refused before it is part of a statement.
     async fn require_expression(&self, condition: &str) -> Result<()> {
         let sql = format!("select from {} where ({condition})", self.from);
@@ -358,8 +346,8 @@ impl Place<'_> {
             }
         }
         if rows.len() < count {
-            let fitted = count * (BYTES_MAX / 2) / bytes;
-            return Ok(Err(fitted.min(rows_max)));
+            // Half of what fits: rows are not alike.
+            return Ok(Err(count * (BYTES_MAX / 2) / bytes));
         }
         Ok(Ok((rows, bytes)))
     }
@@ -384,12 +372,6 @@ async fn rollback(session: &Session) -> Result<()> {
     execute(session, "rollback").await
 }
 
-async fn now_us(session: &Session) -> Result<i64> {
-    let query = "select (extract(epoch from now()) * 1000000)::int8";
-    let row = session.query_one(query, &[]).await;
-    row.and_then(|row| row.try_get(0)).doing(|| "read a chunk of a table".to_owned())
-}
-
 /// Rows of the table and its partitions, as of the last ANALYZE.
 async fn expected(session: &Session, oid: u32) -> Result<u64> {
     let query = "
@@ -409,80 +391,4 @@ async fn texts(session: &Session, sql: &str, width: usize) -> Result<Vec<Vec<Str
     let rows = session.query(sql, &[]).await.doing(action)?;
     let row = |row: &tokio_postgres::Row| (0..width).map(|place| row.try_get(place)).collect();
     rows.iter().map(row).collect::<Result<_, tokio_postgres::Error>>().doing(action)
-}
-
-/// `("id", "region") > ('1'::integer, 'eu'::text)`: as the server orders them.
-fn compared(key: &[&RawColumn], operator: &str, texts: &[String]) -> String {
-    let names: Vec<String> = key.iter().map(|column| escape_identifier(&column.name)).collect();
-    format!("({}) {operator} ({})", names.join(", "), typed(key, texts))
-}
-
-fn typed(key: &[&RawColumn], texts: &[String]) -> String {
-    let pairs = key.iter().zip(texts);
-    let values =
-        pairs.map(|(column, text)| format!("{}::{}", escape_literal(text), column.type_name));
-    values.collect::<Vec<_>>().join(", ")
-}
-
-/// The last key of the next `rows` rows; none if there are fewer.
-fn last_key(from: &str, key: &[&RawColumn], conditions: &[String], rows: usize) -> String {
-    let names: Vec<String> = key.iter().map(|column| escape_identifier(&column.name)).collect();
-    let texts: Vec<String> = names.iter().map(|name| format!("{name}::text")).collect();
-    let filter = if conditions.is_empty() {
-        String::new()
-    } else {
-        format!(" where {}", conditions.join(" and "))
-    };
-    format!(
-        "select {} from {from}{filter} order by {} offset {} limit 1",
-        texts.join(", "),
-        names.join(", "),
-        rows.saturating_sub(1)
-    )
-}
-
-/// Keys as the server writes them, each once.
-fn canonical(key: &[&RawColumn], keys: &[Vec<String>]) -> Result<String> {
-    if let Some(other) = keys.iter().find(|texts| texts.len() != key.len()) {
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("look for the key {}", other.join(", ")),
-        )
-        .with_source(format!("the table's key has {} columns", key.len())));
-    }
-    let names: Vec<String> = (0..key.len()).map(|place| format!("k{place}")).collect();
-    let texts: Vec<String> = names.iter().map(|name| format!("{name}::text")).collect();
-    let rows: Vec<String> = keys.iter().map(|texts| format!("({})", typed(key, texts))).collect();
-    Ok(format!(
-        "select distinct {} from (values {}) v({})",
-        texts.join(", "),
-        rows.join(", "),
-        names.join(", ")
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::tests::raw_orders;
-
-    #[test]
-    fn a_chunk_is_bounded_by_keys_in_the_servers_order() {
-        let raw = raw_orders();
-        let key: Vec<&RawColumn> = raw.columns.iter().take(1).collect();
-        let kind = &key[0].type_name;
-        let after = compared(&key, ">", &["it's".to_owned()]);
-        assert_eq!(after, format!("(\"id\") > ('it''s'::{kind})"));
-        let sql = last_key("only t", &key, std::slice::from_ref(&after), 100);
-        let expected = format!(
-            "select \"id\"::text from only t where {after} order by \"id\" offset 99 limit 1"
-        );
-        assert_eq!(sql, expected);
-        assert!(!last_key("only t", &key, &[], 1).contains("where"));
-        let keys = canonical(&key, &[vec!["1".into()], vec!["2".into()]]).unwrap();
-        let expected =
-            format!("select distinct k0::text from (values ('1'::{kind}), ('2'::{kind})) v(k0)");
-        assert_eq!(keys, expected);
-        assert!(canonical(&key, &[vec![]]).unwrap_err().report().contains("1 columns"));
-    }
 }

@@ -1,13 +1,13 @@
 //! What people ask for, and the source by itself: a snapshot of one table.
 
-use anabranch_core::{SNAPSHOT_FORMAT, SnapshotState, TableSnapshot};
+use anabranch_core::{SnapshotState, TableSnapshot};
 use uuid::Uuid;
 
 /// Everything that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotRequests {
-    /// The last request of each table.
-    pub requests: Vec<SnapshotRequest>,
+    /// The last request of each table; `None` as long as nobody knows.
+    pub requests: Option<Vec<SnapshotRequest>>,
     /// No chunk is to be read for now, whoever asked for it.
     pub held: bool,
 }
@@ -59,27 +59,17 @@ impl SnapshotRequest {
             SnapshotScope::Keys(keys) => u64::try_from(keys.len()).unwrap_or_default(),
             SnapshotScope::Table | SnapshotScope::Where(_) => 0,
         };
-        TableSnapshot { expected, ..begun((self.id, log), oid, self.table.clone()) }
+        TableSnapshot { expected, ..TableSnapshot::begin((self.id, log), oid, self.table.clone()) }
     }
 }
 
-/// A snapshot of a whole table, before its first chunk.
-pub(crate) fn begun((id, log): (Uuid, Uuid), oid: u32, table: String) -> TableSnapshot {
-    TableSnapshot {
-        format: SNAPSHOT_FORMAT,
-        log,
-        id,
-        oid,
-        table,
-        by_itself: false,
-        state: SnapshotState::Running,
-        trouble: None,
-        since: None,
-        after: None,
-        order: String::new(),
-        rows: 0,
-        expected: 0,
-        began_us: 0,
-        changed_us: 0,
-    }
+/// A snapshot of a whole table that we begin ourselves; `before` is the last one of that table. What
+/// was asked for before stays done.
+pub(crate) fn own(
+    before: Option<&TableSnapshot>,
+    (oid, table): (u32, String),
+    log: Uuid,
+) -> TableSnapshot {
+    let id = before.map_or_else(Uuid::new_v4, |record| record.id);
+    TableSnapshot { by_itself: true, ..TableSnapshot::begin((id, log), oid, table) }
 }

@@ -3,6 +3,7 @@
 use anabranch_core::Lsn;
 use uuid::Uuid;
 
+use super::Message;
 use crate::fields::Fields;
 use crate::heartbeat::PREFIX;
 
@@ -44,6 +45,13 @@ pub(crate) enum Edge {
     Low,
     /// The chunk was read before this.
     High,
+}
+
+impl Message {
+    /// What it is of our own.
+    pub(crate) fn ours(&self) -> Option<Ours> {
+        if let Self::Logical(logical) = self { logical.ours } else { None }
+    }
 }
 
 impl Ours {

@@ -11,10 +11,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Found, FoundRows, Wanted, WantedRows};
 use crate::error::{Context, bug, is_unfit};
+use crate::key_sql::KEYS_MAX;
 use crate::locks::{is_taken, lock_sql};
-
-/// Keys in one query: enough to make a round trip cheap, few enough for a plan by index.
-const KEYS_MAX: usize = 500;
 
 /// A column of a row as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anabranch_core::{
-    CURSOR_FORMAT, Epoch, Error, ErrorKind, LogBatch, LogHistory, Lsn, Phase, Rereads, Result,
-    SourceCursor, Table, TableSnapshot,
+    CURSOR_FORMAT, Epoch, Error, ErrorKind, LogBatch, LogHistory, Lsn, OpenWork, Phase, Rereads,
+    Result, SourceCursor, Table, TableSnapshot,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::{InitialCopy, PostgresConfig};
 use crate::error::{Context, bug};
 use crate::history::Plan;
-use crate::incremental::{OpenWork, Requests, begun};
+use crate::incremental::Requests;
 use crate::membership::Found;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::row::RowWriter;
@@ -23,7 +23,7 @@ use crate::slot::Slot;
 use crate::stats::SourceStats;
 use crate::streaming::Streaming;
 use crate::watchdog::Pulse;
-use crate::{repair, snapshot};
+use crate::{incremental, repair, snapshot};
 
 /// What a run hands over: a batch, or the error that ended it.
 pub(crate) type Item = Result<(LogBatch, SourceCursor)>;
@@ -107,9 +107,7 @@ impl Run {
     async fn catch_up(&mut self, cursor: SourceCursor) -> Result<()> {
         for (oid, table) in std::mem::take(&mut self.missed) {
             tracing::warn!(table, "nobody read it for a while: reading it beside the stream");
-            let record = self.own_snapshot(oid, table, cursor.log);
-            self.work.snapshots.retain(|other| other.oid != oid);
-            self.work.snapshots.push(record);
+            self.work.put(self.own_snapshot(oid, table, cursor.log));
         }
         let is_new = |record: &&TableSnapshot| record.by_itself && record.since.is_none();
         let snapshots = self.work.snapshots.iter().filter(is_new).cloned().collect();
@@ -131,19 +129,17 @@ impl Run {
         );
         let own = |table: &Arc<Table>| self.own_snapshot(table.oid, table.full_name(), cursor.log);
         let snapshots: Vec<TableSnapshot> = left.iter().map(own).collect();
-        self.work.snapshots.retain(|record| snapshots.iter().all(|new| new.oid != record.oid));
-        self.work.snapshots.extend(snapshots.iter().cloned());
+        snapshots.iter().cloned().for_each(|own| self.work.put(own));
         let cursor = self.carry(SourceCursor { phase: Phase::Streaming, split: None, ..cursor });
         let tables = self.catalog.unlogged();
         self.send(LogBatch { tables, snapshots, ..LogBatch::default() }, cursor.clone()).await?;
         Ok(cursor)
     }
 
-    /// A snapshot that we begin ourselves. What was asked for of that table before stays done.
+    /// A snapshot that we begin ourselves.
     pub(crate) fn own_snapshot(&self, oid: u32, table: String, log: Uuid) -> TableSnapshot {
         let before = self.work.snapshots.iter().find(|record| record.oid == oid);
-        let id = before.map_or_else(Uuid::new_v4, |record| record.id);
-        TableSnapshot { by_itself: true, ..begun((id, log), oid, table) }
+        incremental::own(before, (oid, table), log)
     }
 
     /// Makes it durable that a history begins, before anything of it exists.

@@ -149,7 +149,7 @@ impl Replica {
 pub(crate) struct Follower {
     pub(crate) source: PostgresSource,
     pub(crate) replica: Replica,
-    asks: watch::Sender<Option<SnapshotRequests>>,
+    asks: watch::Sender<SnapshotRequests>,
 }
 
 impl Follower {
@@ -183,7 +183,7 @@ impl Follower {
 
     /// Of a source that nobody has told where it stands.
     pub(crate) fn of(mut source: PostgresSource, replica: Replica) -> Self {
-        let (asks, requests) = watch::channel(None);
+        let (asks, requests) = watch::channel(SnapshotRequests::default());
         source.follow(requests);
         Self { source, replica, asks }
     }
@@ -227,12 +227,12 @@ impl Follower {
 
     /// Asks for snapshots of single tables.
     pub(crate) fn ask(&self, requests: &[SnapshotRequest]) {
-        self.ask_all(SnapshotRequests { requests: requests.to_vec(), held: false });
+        self.ask_all(SnapshotRequests { requests: Some(requests.to_vec()), held: false });
     }
 
     /// The same, with what holds all of them.
     pub(crate) fn ask_all(&self, requests: SnapshotRequests) {
-        self.asks.send_replace(Some(requests));
+        self.asks.send_replace(requests);
     }
 
     /// Follows until every snapshot that was begun has ended.

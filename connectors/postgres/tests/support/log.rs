@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anabranch_core::{
-    Answer, Change, Delivered, Epoch, Event, LogBatch, LogHistory, Lsn, PendingRepair, RepairKey,
-    SnapshotStart, SourceCursor, Table, TableSnapshot,
+    Answer, Change, Delivered, Epoch, Event, LogBatch, LogHistory, Lsn, OpenWork, PendingRepair,
+    RepairKey, SnapshotStart, SourceCursor, Table, TableSnapshot,
 };
 
 /// The events of a log and its position, shared with the source that writes it.
@@ -68,13 +68,10 @@ impl LogHistory for Log {
         Box::pin(async { Ok(position) })
     }
 
-    fn snapshots(&self) -> Answer<'_, Vec<TableSnapshot>> {
+    fn open_work(&self) -> Answer<'_, OpenWork> {
         let snapshots = self.0.lock().unwrap().snapshots.values().cloned().collect();
-        Box::pin(async { Ok(snapshots) })
-    }
-
-    fn repairs(&self) -> Answer<'_, Vec<PendingRepair>> {
-        Box::pin(async { Ok(self.pending()) })
+        let work = OpenWork { snapshots, repairs: self.pending() };
+        Box::pin(async { Ok(work) })
     }
 
     fn delivered<'a>(
