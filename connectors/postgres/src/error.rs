@@ -79,6 +79,9 @@ pub(crate) fn from_wire(error: WireError, action: String) -> Error {
         WireError::Server(server) if server.code == UNDEFINED_FILE => {
             lost(action, format!("WAL that it needs is gone: {server}"))
         }
+        WireError::Server(server) if server.message.starts_with(UNMAPPED) => {
+            Error::new(ErrorKind::Transient, action).with_source(error)
+        }
         WireError::Server(server) => {
             let code = server.code.clone();
             with_sqlstate(Error::new(kind_of(&code), action).with_source(error), &code)
@@ -130,6 +133,11 @@ fn with_certificate_help(error: Error) -> Error {
     }
 }
 
+/// What a walsender says of the storage of a table that a transaction has made and rolled back, where
+/// it has looked for that before it knew: `.. filenumber`, before version 16 `.. filenode`. Only what
+/// is sent before its commit is looked at so early; another walsender knows better.
+const UNMAPPED: &str = "could not map filen";
+
 /// What a SQLSTATE asks for, by itself.
 fn kind_of(code: &str) -> ErrorKind {
     match code {
@@ -157,6 +165,7 @@ fn with_sqlstate(error: Error, code: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pgwire::ServerError;
 
     #[test]
     fn sqlstates_say_what_to_do_next() {
@@ -174,6 +183,19 @@ mod tests {
         for (code, kind) in cases {
             assert_eq!(kind_of(code), kind, "{code}");
         }
+    }
+
+    #[test]
+    fn a_walsender_that_looked_too_early_is_no_reason_to_stand_still() {
+        let said = |message: &str| {
+            let (severity, code, detail) = ("ERROR".into(), "XX000".into(), String::new());
+            let server = ServerError { severity, code, message: message.into(), detail };
+            from_wire(WireError::Server(Box::new(server)), "read".into()).kind()
+        };
+        let early = "could not map filenumber \"base/5/16390\" to relation OID";
+        assert_eq!(said(early), ErrorKind::Transient);
+        assert_eq!(said(&early.replace("number", "node")), ErrorKind::Transient);
+        assert_eq!(said("cache lookup failed for relation 5"), ErrorKind::Config);
     }
 
     #[test]

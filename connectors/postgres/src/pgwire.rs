@@ -19,5 +19,7 @@ mod transport;
 
 pub(crate) use connection::{Identity, ReplicationConnection};
 pub(crate) use feedback::Durable;
+#[cfg(test)]
+pub(crate) use frame::ServerError;
 pub(crate) use frame::WireError;
 pub(crate) use stream::{ReplicationStream, Streamed};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use anabranch_core::{
-    Change, Error, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result, SnapshotState,
-    Source, SourceCursor, Table, TableSnapshot, Version,
+    Change, Error, ErrorKind, Event, LogBatch, Lsn, Op, Phase, Position, Repair, Result,
+    SnapshotState, Source, SourceCursor, Table, TableSnapshot, Version,
 };
 use anabranch_postgres::{Acceptance, PostgresSource, SnapshotRequest, SnapshotRequests};
 use bytes::Bytes;
@@ -212,6 +212,18 @@ impl Follower {
         // A record of its own ends the wait even where nothing else is written.
         let now = database.text("select pg_logical_emit_message(true, 'test', '')").await;
         self.reach(now.parse().unwrap()).await;
+    }
+
+    /// The same, and goes on after what passes by itself, as the daemon does.
+    pub(crate) async fn catch_up_in_the_end(&mut self, database: &Database) {
+        let now = database.text("select pg_logical_emit_message(true, 'test', '')").await;
+        let target: Lsn = now.parse().unwrap();
+        while self.replica.cursor.as_ref().is_none_or(|at| at.confirm < target) {
+            if let Err(error) = self.step().await {
+                assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+                self.source.seek(self.replica.cursor.clone()).await.unwrap();
+            }
+        }
     }
 
     /// Follows until the replica stands at `target` or beyond.
