@@ -40,6 +40,6 @@ fn obstacle(table: &RawTable, known: &KnownTables) -> Option<&'static str> {
             "it was not read for a while, and has no key by which it could be read beside the stream",
         );
     }
-    let is_another = !known.has(table.oid) && known.has_name(&table.schema, &table.table);
+    let is_another = !known.has(table.oid) && !known.named(&table.schema, &table.table).is_empty();
     is_another.then_some("the log has another table of that name: it was created again since")
 }

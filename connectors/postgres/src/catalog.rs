@@ -345,10 +345,13 @@ impl KnownTables {
         tables.is_empty() || tables.contains_key(&oid)
     }
 
-    /// Whether the log has a table of this name.
-    pub(crate) fn has_name(&self, schema: &str, name: &str) -> bool {
+    /// The oids of the tables of this name that the log has.
+    pub(crate) fn named(&self, schema: &str, name: &str) -> Vec<u32> {
         let tables = self.lock();
-        tables.values().any(|known| known.table.schema == schema && known.table.name == name)
+        let named = tables
+            .values()
+            .filter(|known| known.table.schema == schema && known.table.name == name);
+        named.map(|known| known.table.oid).collect()
     }
 
     /// A panic elsewhere cannot leave the map half changed.

@@ -12,6 +12,7 @@
 //! The invariant: what is confirmed to the server is in a durable position record of the log first,
 //! so at every start the slot is at or behind the log, or history is lost and is said to be.
 
+mod absent;
 mod accept;
 mod batch;
 mod binary;

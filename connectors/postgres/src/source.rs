@@ -23,6 +23,7 @@ use anabranch_core::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::absent;
 use crate::binary::TextOnly;
 use crate::blind;
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
@@ -246,7 +247,7 @@ impl PostgresSource {
         Ok((run, inbox, started))
     }
 
-    /// The configured tables; each must be there and fit to be read.
+    /// The configured tables; each must be fit to be read, and be there unless it was dropped.
     async fn tables(&self, session: &Session) -> Result<(Vec<RawTable>, Types)> {
         let names = self.config.table_names()?;
         let (tables, types) = load_by_name(session, &self.config).await?;
@@ -254,12 +255,13 @@ impl PostgresSource {
         let by_name = tables.iter().map(|table| (table.name(), table));
         let by_name: BTreeMap<TableName, &RawTable> = by_name.collect();
         for name in names {
-            let table = by_name.get(&name).ok_or_else(|| {
-                let full_name = format!("{}.{}", name.schema, name.name);
-                Error::new(ErrorKind::Config, format!("read {full_name}"))
-                    .with_source("there is no such table")
-                    .with_help("create it, or take it out of [source] tables")
-            })?;
+            let Some(table) = by_name.get(&name) else {
+                let known = self.known.named(&name.schema, &name.name);
+                absent::obstacle(session, &name, &known).await?.map_or(Ok(()), Err)?;
+                let table = format!("{}.{}", name.schema, name.name);
+                tracing::warn!(table, "{}; {}", absent::DROPPED, absent::LET_GO);
+                continue;
+            };
             table.require_readable()?;
             book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
         }

@@ -1,9 +1,13 @@
 //! The tables that are to be read, their partitions, and what never reaches the log.
 
+use std::sync::Arc;
+
 use anabranch_core::{Level, Result};
 
-use crate::catalog::{Access, Generated, RawTable, Types};
+use crate::absent;
+use crate::catalog::{Access, Generated, KnownTables, RawTable, Types};
 use crate::columns::RuleBook;
+use crate::config::TableName;
 use crate::error::Context;
 
 use super::{Facts, Findings};
@@ -49,8 +53,10 @@ pub(super) async fn look(
         let full_name = format!("{}.{}", name.schema, name.name);
         let subject = format!("table {full_name}");
         let Some(table) = tables.iter().find(|table| table.name() == name) else {
-            let help = "create it, or take it out of [source] tables";
-            findings.block(&subject, "there is no such table", help);
+            match absent::obstacle(&facts.session, &name, &logged(facts, &name)).await? {
+                Some(error) => findings.blocker(&subject, &error),
+                None => findings.risk(&subject, absent::DROPPED, absent::LET_GO),
+            }
             continue;
         };
         let before = findings.0.len();
@@ -67,6 +73,14 @@ pub(super) async fn look(
         }
     }
     Ok(())
+}
+
+/// The oids of the tables of this name that the log has.
+fn logged(facts: &Facts<'_>, name: &TableName) -> Vec<u32> {
+    let known = KnownTables::default();
+    let logged = facts.log.into_iter().flat_map(|log| &log.tables);
+    logged.for_each(|table| known.logged(Arc::clone(table)));
+    known.named(&name.schema, &name.name)
 }
 
 async fn below(facts: &Facts<'_>, table: &RawTable) -> Result<Vec<Below>> {
