@@ -1,5 +1,7 @@
 //! A snapshot of one table that is read beside the stream, as the log remembers it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -121,11 +123,25 @@ impl TableSnapshot {
         self.rows.saturating_mul(1_000_000).checked_div(us)
     }
 
-    /// Seconds until its end at that speed.
+    /// Seconds until its end at the speed so far.
     #[must_use]
     pub fn seconds_left(&self) -> Option<u64> {
         let left = self.expected.checked_sub(self.rows)?;
         left.checked_div(self.rows_per_second()?)
+    }
+}
+
+/// How far and how fast it is, for a line in a log.
+impl fmt::Display for TableSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows", self.rows)?;
+        if let Some(percent) = self.percent() {
+            write!(f, ", {percent} %")?;
+        }
+        if let Some(rate) = self.rows_per_second() {
+            write!(f, ", {rate} rows/s")?;
+        }
+        self.seconds_left().map_or(Ok(()), |left| write!(f, ", about {left} s left"))
     }
 }
 
@@ -140,11 +156,13 @@ mod tests {
         let record = TableSnapshot { rows, expected, began_us, changed_us, ..begun };
         assert_eq!(record.percent(), Some(25));
         assert_eq!((record.rows_per_second(), record.seconds_left()), (Some(250), Some(6)));
+        assert_eq!(record.to_string(), "500 rows, 25 %, 250 rows/s, about 6 s left");
         let more = TableSnapshot { rows: 3000, ..record.clone() };
         assert_eq!((more.percent(), more.seconds_left()), (Some(99), None));
         let done = TableSnapshot { state: SnapshotState::Done, ..record.clone() };
         assert_eq!(done.percent(), Some(100));
         let first = TableSnapshot { changed_us: 1_000_000, expected: 0, ..record };
         assert_eq!((first.percent(), first.rows_per_second()), (None, None));
+        assert_eq!(first.to_string(), "500 rows");
     }
 }

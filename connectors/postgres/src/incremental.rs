@@ -16,13 +16,14 @@
 
 mod chunk;
 mod judge;
+mod plan;
 mod recent;
 mod repairs;
 mod request;
 mod window;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,6 @@ use anabranch_core::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::batch::BatchBuilder;
 use crate::catalog::Catalog;
@@ -43,7 +43,7 @@ use crate::pgoutput::{ChunkEdge, Edge};
 use crate::row::RowWriter;
 use crate::transaction::Draft;
 use crate::wait::Wait;
-use chunk::{Chunk, Part, Task};
+use chunk::{Chunk, Part};
 use recent::Recent;
 use repairs::Pending;
 pub(crate) use request::own;
@@ -58,8 +58,13 @@ const GROWTH: usize = 4;
 const ROWS_MAX: usize = 50_000;
 /// What a chunk is to have, so that a few of them are no matter beside a batch.
 const BYTES_WANTED: usize = 2 << 20;
+/// Time between two lines in the log that say how far a snapshot is.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// Time before a worker that failed tries again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Why a snapshot ends whose table was dropped.
+const GONE: &str = "the table is gone";
 
 /// Every snapshot that is asked for.
 pub(crate) type Requests = watch::Receiver<SnapshotRequests>;
@@ -73,12 +78,22 @@ pub(crate) struct Incremental {
     records: BTreeMap<u32, TableSnapshot>,
     repairs: Pending,
     jobs: Vec<Job>,
+    /// They have done one table, and may read the next over the session that they have.
+    idle: Vec<Worker>,
     recent: Recent,
     pace: Pace,
     reports: mpsc::Receiver<Report>,
     to_us: mpsc::Sender<Report>,
+    /// What was asked for and has no room yet, with the oids of the tables.
+    waiting: VecDeque<(u32, SnapshotRequest)>,
+    /// Tables whose snapshots stand still.
+    paused: HashSet<String>,
+    /// Something else may be asked for than before.
+    is_asked: bool,
     /// There may be something to begin.
     is_due: bool,
+    /// When it was last told how far all of it is.
+    told: Instant,
 }
 
 /// A snapshot that is under way.
@@ -87,8 +102,6 @@ struct Job {
     record: TableSnapshot,
     worker: Worker,
     step: Step,
-    /// Counts its chunks.
-    number: u64,
     rows: usize,
     window: Option<Window>,
     chunk: Option<Box<Chunk>>,
@@ -145,7 +158,12 @@ impl Incremental {
             pace,
             reports,
             to_us,
+            waiting: VecDeque::new(),
+            paused: HashSet::new(),
+            is_asked: true,
             is_due: true,
+            told: Instant::now(),
+            idle: Vec::new(),
         }
     }
 
@@ -171,7 +189,7 @@ impl Incremental {
     pub(crate) fn is_due(&mut self) -> bool {
         self.take_reports();
         let is_time = self.next_at().is_some_and(|at| at <= Instant::now());
-        self.is_due || is_time || self.requests.has_changed().unwrap_or(false)
+        self.is_due || self.is_asked || is_time || self.requests.has_changed().unwrap_or(false)
     }
 
     /// When the next chunk may be asked for, or a job let go that stands still.
@@ -200,26 +218,37 @@ impl Incremental {
                 }
             }
             // Without anybody who asks nothing ever changes.
-            _ = self.requests.changed(), if is_followed => self.is_due = true,
+            _ = self.requests.changed(), if is_followed => self.is_asked = true,
             () = sleep => {}
         }
     }
 
     /// Begins, goes on and ends what is asked for.
     pub(crate) fn turn(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
-        let is_due =
-            std::mem::take(&mut self.is_due) || self.requests.has_changed().unwrap_or(false);
+        let is_asked =
+            std::mem::take(&mut self.is_asked) || self.requests.has_changed().unwrap_or(false);
+        let is_due = std::mem::take(&mut self.is_due) || is_asked;
         let failed =
             self.jobs.iter_mut().filter_map(|job| Some((job.record.oid, job.trouble.take()?)));
         for (oid, trouble) in failed.collect::<Vec<_>>() {
-            self.end(oid, SnapshotState::Failed, Some(trouble), builder);
+            let by_itself = self.records.get(&oid).is_some_and(|record| record.by_itself);
+            // Nobody asked for it, and there is nothing that anybody could do.
+            let (state, trouble) = match (by_itself, trouble == GONE) {
+                (true, true) => (SnapshotState::Cancelled, None),
+                (true | false, _) => (SnapshotState::Failed, Some(trouble)),
+            };
+            self.end(oid, state, trouble, builder);
+        }
+        if is_asked {
+            self.plan(catalog, builder);
         }
         if is_due {
-            self.plan(catalog, builder);
-            self.plan_repairs(catalog, builder);
+            self.fill(catalog, builder);
         }
         // One that stands still is in nobody's way; its record says how far it is.
+        let count = self.jobs.len();
         self.jobs.retain(|job| !job.request.paused || !matches!(job.step, Step::Next(_)));
+        self.is_due |= self.jobs.len() < count;
         let (now, held) = (Instant::now(), self.requests.borrow().held);
         for job in &mut self.jobs {
             let is_time = matches!(job.step, Step::Next(at) if at <= now);
@@ -227,84 +256,21 @@ impl Incremental {
                 job.ask(self.pace.slice_rows());
             }
         }
+        if self.jobs.is_empty() {
+            self.idle.clear();
+        }
+        self.tell(now);
     }
 
-    /// What is asked for, by people and by ourselves. Without a word of people, what is under way goes on.
-    fn plan(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
-        let mut asked: Vec<(u32, SnapshotRequest)> =
-            self.records.values().filter_map(SnapshotRequest::own).collect();
-        let requests = self.requests.borrow_and_update().requests.clone();
-        if let Some(requests) = requests {
-            let own: Vec<Uuid> = asked.iter().map(|(_, request)| request.id).collect();
-            let tables = catalog.tables();
-            let by_name = |request: SnapshotRequest| {
-                let table = tables.iter().find(|table| table.full_name() == request.table)?;
-                (!own.contains(&request.id)).then_some((table.oid, request))
-            };
-            asked.extend(requests.into_iter().filter_map(by_name));
-            // Who is not asked for any more is to end as well.
-            let unasked = |job: &Job| {
-                job.repairs.is_none() && !asked.iter().any(|(_, other)| other.id == job.request.id)
-            };
-            let ended: Vec<u32> =
-                self.jobs.iter().filter(|job| unasked(job)).map(|job| job.record.oid).collect();
-            for oid in ended {
-                self.end(oid, SnapshotState::Cancelled, None, builder);
-            }
-        }
-        for (oid, request) in asked {
-            self.plan_one(oid, request, builder);
-        }
-    }
-
-    fn plan_one(&mut self, oid: u32, request: SnapshotRequest, builder: &mut BatchBuilder) {
-        let known = self.records.get(&oid).filter(|record| record.id == request.id).cloned();
-        if known.as_ref().is_some_and(|record| record.state != SnapshotState::Running) {
+    /// Says now and then how far each is.
+    fn tell(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.told) < TELL_INTERVAL {
             return;
         }
-        if request.cancelled {
-            // One that has never begun leaves no record, least of all in the place of another.
-            if let Some(record) = known {
-                self.jobs.retain(|job| job.request.id != request.id);
-                self.keep(TableSnapshot { state: SnapshotState::Cancelled, ..record }, builder);
-            }
-        } else if let Some(job) = self.jobs.iter_mut().find(|job| job.record.oid == oid) {
-            // One of another kind comes first.
-            if job.request.id == request.id {
-                job.request = request;
-            }
-        } else if !request.paused && self.jobs.len() < self.config.snapshot_sessions.get() {
-            let record = known.unwrap_or_else(|| request.begin(oid, builder.log()));
-            self.begin(request, record);
-        }
-    }
-
-    /// Carries out what the log asks for, as far as nobody else reads the table.
-    fn plan_repairs(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
-        for oid in self.repairs.tables() {
-            let is_read = self.jobs.iter().any(|job| job.record.oid == oid);
-            let relation = catalog.relation(oid).filter(|relation| !relation.is_append_only());
-            let Some(relation) = relation.filter(|_| !is_read) else { continue };
-            if self.jobs.len() >= self.config.snapshot_sessions.get() {
-                return;
-            }
-            let before = self.records.get(&oid);
-            // At a start such a record is one that runs again.
-            let has_failed = before
-                .is_some_and(|record| record.by_itself && record.state == SnapshotState::Failed);
-            let record = own(before, (oid, relation.table.full_name()), builder.log());
-            // Those that are hashed cannot be looked for.
-            let keys = self.repairs.keys(&relation.table).filter(|_| relation.has_plain_key());
-            if let Some((keys, texts)) = keys {
-                let (id, table) = (Uuid::new_v4(), record.table.clone());
-                let scope = SnapshotScope::Keys(texts);
-                let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
-                self.push(request, record, Some(keys));
-            } else if let Some((_, request)) = SnapshotRequest::own(&record).filter(|_| !has_failed)
-            {
-                self.keep(record.clone(), builder);
-                self.begin(request, record);
-            }
+        self.told = now;
+        for job in self.jobs.iter().filter(|job| job.repairs.is_none()) {
+            let record = &job.record;
+            tracing::info!(table = record.table, "reading it beside the stream: {record}");
         }
     }
 
@@ -327,12 +293,14 @@ impl Incremental {
     ) {
         let (table, rows) = (&record.table, repairs.as_ref().map(Vec::len));
         tracing::info!(table, rows, "reading a table again beside the stream");
+        let worker = self.idle.pop();
+        let begin = || Worker::begin(Arc::clone(&self.config), self.to_us.clone());
+        let worker = worker.unwrap_or_else(begin);
         self.jobs.push(Job {
             request,
             record,
-            worker: Worker::begin(Arc::clone(&self.config), self.to_us.clone()),
+            worker,
             step: Step::Next(Instant::now()),
-            number: 0,
             rows: ROWS_FIRST,
             window: None,
             chunk: None,
@@ -386,7 +354,7 @@ impl Incremental {
         (catalog, builder): (&mut Catalog, &mut BatchBuilder),
     ) {
         self.take_reports();
-        let is_its = |job: &Job| job.worker.id == edge.reader && job.number == edge.number;
+        let is_its = |job: &Job| job.worker.reads(edge.reader, edge.number);
         let Some(place) = self.jobs.iter().position(is_its) else { return };
         let Some(job) = self.jobs.get_mut(place) else { return };
         let delivered = self.recent.count();
@@ -405,11 +373,12 @@ impl Incremental {
         }
     }
 
-    fn take_report(&mut self, Report { reader, news }: Report) {
-        let Some(job) = self.jobs.iter_mut().find(|job| job.worker.id == reader) else { return };
+    fn take_report(&mut self, Report { reader, number, news }: Report) {
+        let is_its = |job: &&mut Job| job.worker.reads(reader, number);
+        let Some(job) = self.jobs.iter_mut().find(is_its) else { return };
         match news {
             News::Chunk(chunk) => job.chunk = Some(chunk),
-            News::Gone => job.trouble = Some("the table is gone".to_owned()),
+            News::Gone => job.trouble = Some(GONE.to_owned()),
             News::Failed(error) if error.kind() == ErrorKind::Transient => job.retry(&error),
             News::Failed(error) => job.trouble = Some(error.report()),
         }
@@ -420,7 +389,6 @@ impl Incremental {
 impl Job {
     /// Has the next chunk read, of not more rows than this.
     fn ask(&mut self, rows_max: usize) {
-        self.number += 1;
         (self.window, self.chunk) = (None, None);
         let part = match &self.request.scope {
             SnapshotScope::Table => self.next_rows(None),
@@ -430,8 +398,7 @@ impl Job {
                 Part::Keys(keys.iter().skip(done).take(KEYS_MAX).cloned().collect())
             }
         };
-        let (number, oid, rows) = (self.number, self.record.oid, self.rows.min(rows_max));
-        self.worker.ask(Task { number, oid, part, rows });
+        self.worker.ask(self.record.oid, part, self.rows.min(rows_max));
         self.step = Step::Edge;
     }
 

@@ -24,6 +24,8 @@ mod scene;
 mod support;
 #[path = "footprint/tables.rs"]
 mod tables;
+#[path = "footprint/tiny.rs"]
+mod tiny;
 
 use std::env;
 
@@ -43,6 +45,7 @@ fn main() {
         ("large_deletes", large::deletes().boxed_local()),
         ("large_inserts", large::inserts().boxed_local()),
         ("many_tables", tables::many().boxed_local()),
+        ("tiny_tables", tiny::copied_and_read_again().boxed_local()),
     ] {
         if wanted(name) {
             println!("case {name}");

@@ -6,6 +6,7 @@
     reason = "a test may fail by panic, and own its tasks"
 )]
 
+mod absent;
 mod bad_input;
 mod check;
 mod clusters;

@@ -80,6 +80,7 @@ impl Incremental {
                 let keys = job.repairs.as_deref();
                 builder.repaired(self.repairs.mended(record.oid, since, keys));
             }
+            self.idle.push(job.worker);
             self.is_due = true;
         }
         if !is_repair {

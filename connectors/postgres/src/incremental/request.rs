@@ -39,6 +39,11 @@ pub enum SnapshotScope {
 }
 
 impl SnapshotRequest {
+    /// Whether snapshots of its table stand still.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused && !self.cancelled
+    }
+
     /// What the source has begun by itself, and not finished, with the oid of its table: that may have
     /// another name by now.
     pub(super) fn own(record: &TableSnapshot) -> Option<(u32, Self)> {
@@ -64,12 +69,13 @@ impl SnapshotRequest {
 }
 
 /// A snapshot of a whole table that we begin ourselves; `before` is the last one of that table. What
-/// was asked for before stays done.
+/// was asked for before stays done, and that somebody has ended it says nothing of this one.
 pub(crate) fn own(
     before: Option<&TableSnapshot>,
     (oid, table): (u32, String),
     log: Uuid,
 ) -> TableSnapshot {
+    let before = before.filter(|record| record.state != SnapshotState::Cancelled);
     let id = before.map_or_else(Uuid::new_v4, |record| record.id);
     TableSnapshot { by_itself: true, ..TableSnapshot::begin((id, log), oid, table) }
 }

@@ -1,4 +1,4 @@
-//! A task that reads the chunks of one table, and writes their edges.
+//! A task that reads chunks, of one table after the other, and writes their edges.
 //!
 //! ```text
 //! Task ─▶ low edge · chunk ─▶ Report ─▶ high edge
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::chunk::{Chunk, Reader, Task};
+use super::chunk::{Chunk, Part, Reader, Task};
 use crate::config::PostgresConfig;
 
 /// What a worker has to say.
@@ -30,12 +30,16 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) reader: Uuid,
+    /// Of which chunk.
+    pub(crate) number: u64,
     pub(crate) news: News,
 }
 
 /// A task that reads; it ends with this.
 pub(crate) struct Worker {
-    pub(crate) id: Uuid,
+    id: Uuid,
+    /// Counts its chunks.
+    number: u64,
     tasks: mpsc::Sender<Task>,
     _task: AbortOnDropHandle<()>,
 }
@@ -48,11 +52,18 @@ impl Worker {
         let (tasks, inbox) = mpsc::channel(1);
         let reader = Reader::new(config, id);
         let task = AbortOnDropHandle::new(tokio::spawn(work(id, reader, inbox, reports)));
-        Self { id, tasks, _task: task }
+        Self { id, number: 0, tasks, _task: task }
     }
 
-    /// Has the next chunk read.
-    pub(crate) fn ask(&self, task: Task) {
+    /// Whether `number` is the chunk that it was asked for last, and it is `reader`.
+    pub(crate) fn reads(&self, reader: Uuid, number: u64) -> bool {
+        (self.id, self.number) == (reader, number)
+    }
+
+    /// Has the next chunk read, of the table `oid`.
+    pub(crate) fn ask(&mut self, oid: u32, part: Part, rows: usize) {
+        self.number += 1;
+        let task = Task { number: self.number, oid, part, rows };
         // There is room unless two are asked for at once, and then it would say nothing for ever.
         if self.tasks.try_send(task).is_err() {
             tracing::error!(reader = %self.id, "a chunk was asked for while one is read");
@@ -67,7 +78,7 @@ async fn work(
     reports: mpsc::Sender<Report>,
 ) {
     while let Some(task) = tasks.recv().await {
-        let report = |news| reports.send(Report { reader: id, news });
+        let report = |news| reports.send(Report { reader: id, number: task.number, news });
         if let Err(error) = read(&mut reader, &task, report).await {
             // Without a listener there is nobody to tell.
             report(News::Failed(error)).await.ok();
