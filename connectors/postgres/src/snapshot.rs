@@ -31,6 +31,7 @@ use crate::config::InitialCopy;
 use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
 use crate::error::Context;
+use crate::guard;
 use crate::intake::{APPEND_ATTNUM, Intake};
 use crate::locks;
 use crate::membership::Found;
@@ -51,6 +52,10 @@ pub(crate) const LET_REST: &str =
     "let ALTER TABLE, TRUNCATE, CLUSTER and VACUUM FULL rest for a moment";
 /// Time between two lines in the log that say how far the copy is.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// Time between two looks at how much WAL the slot keeps meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Percent of what the slot may keep, from which on the rest is read beside the stream.
+const KEPT_PERCENT_MAX: u64 = 50;
 /// Pieces of a batch that each session makes.
 const PIECES: usize = 2;
 /// A wait for running transactions that somebody should know of.
@@ -164,7 +169,7 @@ async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Open
     let action = || "open the snapshot of the slot".to_owned();
     let session = join(run, snapshot).await?;
     let (tables, types) = load_by_name(&session, &run.config).await?;
-    if tables.len() != run.config.table_names()?.len() {
+    if tables.len() != run.catalog.tables().len() {
         return Err(
             Error::new(ErrorKind::Transient, action()).with_source("a table came or went just now")
         );
@@ -318,13 +323,17 @@ impl<'a> Copy<'a> {
 
     /// Hands over what the sessions read, while they read on.
     async fn rows(&mut self, mut crew: Crew) -> Result<()> {
-        let mut told = Instant::now();
+        let (mut told, mut looked) = (Instant::now(), Instant::now());
         while let Some(piece) = crew.next().await? {
             self.bytes += piece.bytes;
             self.batch.events.extend(piece.rows.events);
             piece.finished.into_iter().for_each(|place| self.finished(place));
             if self.bytes >= batch_bytes(self.run) {
                 self.hand_over().await?;
+            }
+            if looked.elapsed() >= LOOK_INTERVAL {
+                looked = Instant::now();
+                self.look_at_wal(&crew).await;
             }
             if told.elapsed() >= TELL_INTERVAL
                 && let Some(copy) = self.run.stats.figures().copy
@@ -334,6 +343,22 @@ impl<'a> Copy<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The slot keeps all WAL while the copy lasts. Long before that is too much, tables that nobody
+    /// has begun, or finished, are left to chunks beside the stream.
+    async fn look_at_wal(&self, crew: &Crew) {
+        let percent = match guard::look(&self.run.session, &self.run.config).await {
+            Ok(report) => report.used_percent.unwrap_or_default(),
+            // Whoever needs the session next has the same error.
+            Err(error) => return tracing::warn!("{}; the copy goes on", error.report()),
+        };
+        if percent >= KEPT_PERCENT_MAX && crew.cut_short() {
+            tracing::warn!(
+                percent,
+                "the slot keeps much of the WAL that it may: the rest is read beside the stream"
+            );
+        }
     }
 
     /// All rows of a range are in this batch or in an earlier one.
@@ -368,8 +393,10 @@ impl<'a> Copy<'a> {
     async fn finish(mut self) -> Result<(SourceCursor, Vec<TableSnapshot>)> {
         self.cursor.phase = Phase::Streaming;
         let own = |(oid, table)| self.run.own_snapshot(oid, table, self.cursor.log);
+        let unfinished = self.left.iter().filter(|(_, _, ranges)| *ranges > 0);
+        let unfinished = unfinished.map(|(oid, table, _)| (*oid, table.clone()));
         let beside: Vec<TableSnapshot> =
-            std::mem::take(&mut self.beside).into_iter().map(own).collect();
+            std::mem::take(&mut self.beside).into_iter().chain(unfinished).map(own).collect();
         self.batch.snapshots.extend(beside.iter().cloned());
         self.hand_over().await?;
         Ok((self.cursor, beside))

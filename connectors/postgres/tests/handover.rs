@@ -1,6 +1,8 @@
 //! From the snapshot to the stream: nothing is missing, and nothing comes twice.
 
-use anabranch_core::{Change, ErrorKind, Event, Op, Phase, Source};
+use std::time::Duration;
+
+use anabranch_core::{Change, ErrorKind, Event, Op, Phase, SnapshotState, Source};
 use anabranch_postgres::InitialCopy;
 use tokio::sync::oneshot;
 
@@ -141,6 +143,62 @@ async fn a_log_may_begin_without_what_is_there() {
     follower.catch_up(&database).await;
     let changed = database.text("select count(*) from accounts where balance = 7").await;
     assert_eq!(follower.replica.present().len().to_string(), changed);
+    drop(follower);
+    database.drop().await;
+}
+
+/// The slot keeps all WAL while the copy lasts: long before that is too much, the rest is read beside the
+/// stream. A table without a key cannot be, and is copied all the same.
+#[tokio::test]
+async fn a_copy_that_lasts_too_long_for_the_wal_is_cut_short() {
+    let table = |n: usize| {
+        format!(
+            "create table t_{n} (id int primary key, v text);
+         insert into t_{n} select g, repeat('v', 500) from generate_series(1, 1000) g;"
+        )
+    };
+    let all: String = (0..10).map(table).collect();
+    let sql = format!("{all} create table log (v text); insert into log values ('a'), ('b')");
+    let names: Vec<String> = (0..10).map(|n| format!("public.t_{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).chain(["public.log"]).collect();
+    let mut database = Database::new(&sql, &names).await;
+    database.config.append_only = vec!["public.log".into()];
+    database.config.batch_bytes_max = 30_000;
+    database.config.snapshot_sessions = 1.try_into().unwrap();
+    database.config.wal_guard.retained_bytes_max = Some(40 << 20);
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    let (mut batches, mut is_written) = (0, false);
+    while follower.replica.cursor.as_ref().is_none_or(|cursor| cursor.phase != Phase::Streaming) {
+        follower.step().await.unwrap();
+        batches += 1;
+        if !is_written && !follower.replica.snapshots.is_empty() {
+            is_written = true;
+            database.run("update t_3 set v = 'new'; delete from t_9 where id < 10").await;
+            let message = "pg_logical_emit_message(false, 'test', repeat('x', 1000000))";
+            database.run(&format!("select count({message}) from generate_series(1, 30)")).await;
+        }
+        // A log that is slow.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let own =
+        follower.replica.snapshots.values().filter(|record| record.state == SnapshotState::Running);
+    assert!(batches < 400 && own.count() > 0, "all was copied, in {batches} batches");
+    database.run("truncate t_8").await;
+    follower.settle().await;
+    follower.catch_up(&database).await;
+    let records = follower.replica.snapshots.values();
+    let (by_key, by_page): (Vec<_>, Vec<_>) = records.partition(|record| record.after.is_some());
+    let is_log = |record: &&anabranch_core::TableSnapshot| record.table == "public.log";
+    assert!(by_page.iter().any(is_log) && by_page.len() > 1, "{by_page:?}");
+    assert_eq!(by_key.len() + by_page.len(), 11);
+    database.config.wal_guard.retained_bytes_max = None;
+    let keyed = names.len() - 1;
+    database.config.tables.truncate(keyed);
+    database.config.append_only.clear();
+    let log = follower.replica.tables.values().find(|table| table.name == "log").unwrap().oid;
+    assert_eq!(follower.replica.present().keys().filter(|(oid, _)| *oid == log).count(), 2);
+    follower.replica.rows.retain(|(oid, _), _| *oid != log);
+    assert_equal(&follower, &database, "after a copy that was cut short").await;
     drop(follower);
     database.drop().await;
 }

@@ -11,7 +11,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anabranch_core::{Error, ErrorKind, LogBatch, Result};
 use futures::StreamExt;
@@ -43,6 +43,8 @@ pub(super) struct Work {
     ranges: Vec<Range>,
     /// The next range that nobody has taken.
     next: AtomicUsize,
+    /// What can be read beside the stream is not to be begun any more.
+    is_cut_short: AtomicBool,
     progress: Arc<Progress>,
     text_only: TextOnly,
     piece_bytes: usize,
@@ -53,6 +55,7 @@ pub(super) struct Crew {
     pieces: mpsc::Receiver<Result<Piece>>,
     /// The session that has the locks.
     locks: Arc<Session>,
+    work: Arc<Work>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -81,7 +84,15 @@ impl Work {
         let names = sources.iter().map(|source| source.table.full_name());
         let tables = names.zip(sizes).map(|(name, (bytes, count))| (name, bytes, count));
         let progress = Arc::new(Progress::new(tables));
-        Self { sources, ranges, next: AtomicUsize::new(0), progress, text_only, piece_bytes }
+        Self {
+            sources,
+            ranges,
+            next: AtomicUsize::new(0),
+            is_cut_short: AtomicBool::new(false),
+            progress,
+            text_only,
+            piece_bytes,
+        }
     }
 
     /// How far it is.
@@ -91,8 +102,13 @@ impl Work {
 
     /// The next range that nobody has taken, which is the caller's now.
     fn take(&self) -> Option<(&Range, &Source)> {
-        let range = self.ranges.get(self.next.fetch_add(1, Ordering::Relaxed))?;
-        self.sources.get(range.source).map(|source| (range, source))
+        loop {
+            let range = self.ranges.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+            let source = self.sources.get(range.source)?;
+            if source.table.append_only || !self.is_cut_short.load(Ordering::Relaxed) {
+                return Some((range, source));
+            }
+        }
     }
 }
 
@@ -112,7 +128,12 @@ impl Crew {
             spawn(Worker { session, work, rows, pieces, finished: Vec::new() })
         };
         let tasks = (0..).zip(sessions).map(begin).collect();
-        Self { pieces, locks, _tasks: tasks }
+        Self { pieces, locks, work, _tasks: tasks }
+    }
+
+    /// Has no range begun any more of a table that can be read beside the stream; whether that is new.
+    pub(super) fn cut_short(&self) -> bool {
+        !self.work.is_cut_short.swap(true, Ordering::Relaxed)
     }
 
     /// The next piece; `None` when everything is copied.
