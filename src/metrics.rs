@@ -7,6 +7,7 @@
 //! Nothing is counted here: what is scraped is what `/status` says, so the two cannot disagree. A
 //! figure that is not known is left out, since a 0 would be a claim. Names end in their unit.
 
+mod snapshots;
 mod source;
 
 use std::borrow::Cow;
@@ -42,7 +43,10 @@ pub fn render(report: &Report) -> Result<String> {
 }
 
 fn families(report: &Report) -> Vec<Family> {
-    report.source.iter().flat_map(source::families).collect()
+    let Some(source) = &report.source else { return Vec::new() };
+    let mut families = source::families(source);
+    families.extend(snapshots::families(report));
+    families
 }
 
 /// All that is scraped at once.

@@ -118,13 +118,21 @@ fn refused(table: &str) -> Error {
 }
 
 async fn change(config: &Config, which: Which, change: SnapshotChange) -> Result<()> {
-    let table = which.table.as_deref();
+    let (slot, table) = (&config.source.slot, which.table.as_deref());
     let control = Control::open(config).await?;
-    let changed = control.change_snapshots(&config.source.slot, table, change).await?;
+    let (asked, own) = open(control.snapshots(slot).await?, records(config).await?);
+    let is_meant = |request: &&SnapshotRequest| table.is_none_or(|table| request.table == table);
+    // One that nobody has asked for can be told nothing until somebody does.
+    for request in own.iter().filter(is_meant) {
+        control.ask_snapshot(slot, request).await?;
+    }
+    let ids: Vec<Uuid> =
+        asked.iter().chain(&own).filter(is_meant).map(|request| request.id).collect();
+    let changed = control.change_snapshots(slot, &ids, change).await?;
     if changed.is_empty() {
         let what = table.map_or("a snapshot".to_owned(), |table| format!("a snapshot of {table}"));
         return Err(Error::new(ErrorKind::Config, format!("find {what}"))
-            .with_source("none was asked for")
+            .with_source("none waits or is under way")
             .with_help("`anabranch snapshot status` shows those there are"));
     }
     let word = match change {
@@ -135,12 +143,39 @@ async fn change(config: &Config, which: Which, change: SnapshotChange) -> Result
     print(&format!("{}: {word} within a second or two\n", changed.join(", ")))
 }
 
+/// The last snapshot of each table.
+async fn records(config: &Config) -> Result<Vec<TableSnapshot>> {
+    match status::daemon(config).await? {
+        Some(report) if report.source.is_some() => Ok(report.snapshots),
+        Some(_) | None => anabranch_kafka::admin::snapshots(&config.kafka).await,
+    }
+}
+
+/// Of what was asked for, that which has not ended; and what the source has begun by itself, of tables
+/// that nobody asks for.
+fn open(
+    mut requests: Vec<SnapshotRequest>,
+    records: Vec<TableSnapshot>,
+) -> (Vec<SnapshotRequest>, Vec<SnapshotRequest>) {
+    let is_open = |record: &TableSnapshot| record.state == SnapshotState::Running;
+    let has_ended = |id: Uuid| records.iter().any(|record| record.id == id && !is_open(record));
+    requests.retain(|request| !request.cancelled && !has_ended(request.id));
+    let asked = |record: &TableSnapshot| requests.iter().any(|open| open.table == record.table);
+    let own = records.iter().filter(|record| record.by_itself && is_open(record) && !asked(record));
+    let request = |record: &TableSnapshot| SnapshotRequest {
+        id: record.id,
+        table: record.table.clone(),
+        scope: SnapshotScope::Table,
+        paused: false,
+        cancelled: false,
+    };
+    let own = own.map(request).collect();
+    (requests, own)
+}
+
 async fn show(config: &Config, json: bool) -> Result<()> {
     let requests = Control::open(config).await?.snapshots(&config.source.slot).await?;
-    let records = match status::daemon(config).await? {
-        Some(report) if report.source.is_some() => report.snapshots,
-        Some(_) | None => anabranch_kafka::admin::snapshots(&config.kafka).await?,
-    };
+    let records = records(config).await?;
     let mut asked: Vec<Asked> =
         requests.iter().map(|request| Asked::of(request, &records)).collect();
     let is_asked = |record: &&TableSnapshot| requests.iter().any(|asked| asked.id == record.id);
@@ -193,6 +228,40 @@ mod tests {
         let error = texts("[eu, 42]").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.report().contains("array of texts"), "{error:?}");
+    }
+
+    #[test]
+    fn what_has_ended_is_not_changed_and_what_nobody_asked_for_can_be() {
+        let table = |name: &str| format!("public.{name}");
+        let request = |id, name| SnapshotRequest {
+            id: Uuid::from_u128(id),
+            table: table(name),
+            scope: SnapshotScope::Where("true".into()),
+            paused: false,
+            cancelled: false,
+        };
+        let record = |id, name, by_itself, state| TableSnapshot {
+            by_itself,
+            state,
+            ..TableSnapshot::begin((Uuid::from_u128(id), Uuid::nil()), 1, table(name))
+        };
+        let (running, done) = (SnapshotState::Running, SnapshotState::Done);
+        let requests = vec![
+            request(1, "done"),
+            request(2, "running"),
+            request(3, "waits"),
+            SnapshotRequest { cancelled: true, ..request(4, "cancelled") },
+        ];
+        let records = vec![
+            record(1, "done", false, done),
+            record(2, "running", false, running),
+            record(5, "waits", true, running),
+            record(6, "own", true, running),
+            record(7, "copied", true, done),
+        ];
+        let (asked, own) = open(requests, records);
+        assert_eq!(asked, [request(2, "running"), request(3, "waits")]);
+        assert_eq!(own, [SnapshotRequest { scope: SnapshotScope::Table, ..request(6, "own") }]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use anabranch_core::{Error, ErrorKind, Result};
 use anabranch_postgres::{SnapshotRequest, SnapshotScope};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 
 use super::{Control, unreachable};
 
@@ -58,7 +59,7 @@ impl Control {
         done.map(drop).map_err(|error| unreachable("write to the control schema", error))
     }
 
-    /// Changes the snapshot of `table`, or all of them; returns the tables that were asked for.
+    /// Changes the snapshots `ids`; returns their tables.
     ///
     /// # Errors
     ///
@@ -66,7 +67,7 @@ impl Control {
     pub async fn change_snapshots(
         &self,
         slot: &str,
-        table: Option<&str>,
+        ids: &[Uuid],
         change: SnapshotChange,
     ) -> Result<Vec<String>> {
         let set = match change {
@@ -76,9 +77,10 @@ impl Control {
         };
         let statement = format!(
             "UPDATE anabranch.snapshots SET {set}
-             WHERE slot = $1 AND ($2::text IS NULL OR table_name = $2) RETURNING table_name"
+             WHERE slot = $1 AND id::text = ANY($2) RETURNING table_name"
         );
-        let rows = self.client.query(&statement, &[&slot, &table]).await;
+        let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+        let rows = self.client.query(&statement, &[&slot, &ids]).await;
         let rows = rows.map_err(|error| unreachable("write to the control schema", error))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
