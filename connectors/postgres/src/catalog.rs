@@ -10,6 +10,7 @@
 //! the catalog says by now.
 
 mod identity;
+mod known;
 mod leaves;
 mod query;
 mod type_query;
@@ -20,7 +21,7 @@ pub(crate) mod samples;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use anabranch_core::{Column, ColumnType, Error, ErrorKind, Result, Table};
 
@@ -32,6 +33,8 @@ use crate::pgoutput;
 use crate::row::RowLayout;
 use crate::value::Codec;
 use identity::{identity_of, unfit_key};
+use known::Known;
+pub(crate) use known::KnownTables;
 pub(crate) use leaves::Leaves;
 #[cfg(test)]
 pub(crate) use query::Published;
@@ -58,18 +61,6 @@ struct WireColumn {
     name: String,
     type_oid: u32,
     typmod: i32,
-}
-
-/// The newest version of each table that the log knows, or will know with the next batch. It
-/// outlives a catalog, so that a number never means two shapes.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KnownTables(Arc<Mutex<HashMap<u32, Known>>>);
-
-#[derive(Clone, Debug)]
-struct Known {
-    table: Arc<Table>,
-    /// The log itself has said so.
-    logged: bool,
 }
 
 /// Every table that is read, by oid.
@@ -310,53 +301,6 @@ impl Catalog {
         let relation = Arc::new(Relation { table, layout, intake, wire });
         self.relations.insert(oid, Arc::clone(&relation));
         Ok(relation)
-    }
-}
-
-impl KnownTables {
-    /// Takes `table`, which the log holds, unless a newer version of it is known.
-    pub(crate) fn logged(&self, table: Arc<Table>) {
-        self.insert(Known { table, logged: true });
-    }
-
-    fn insert(&self, fresh: Known) {
-        let mut tables = self.lock();
-        let oid = fresh.table.oid;
-        if tables.get(&oid).is_none_or(|known| known.table.version <= fresh.table.version) {
-            tables.insert(oid, fresh);
-        }
-    }
-
-    fn get(&self, oid: u32) -> Option<Arc<Table>> {
-        self.lock().get(&oid).map(|known| Arc::clone(&known.table))
-    }
-
-    /// Whether the log has said that it holds this version.
-    fn is_logged(&self, table: &Table) -> bool {
-        let tables = self.lock();
-        tables
-            .get(&table.oid)
-            .is_some_and(|known| known.logged && known.table.version == table.version)
-    }
-
-    /// Whether the log can go on with table `oid`: it has it, or nothing is known of the log.
-    pub(crate) fn has(&self, oid: u32) -> bool {
-        let tables = self.lock();
-        tables.is_empty() || tables.contains_key(&oid)
-    }
-
-    /// The oids of the tables of this name that the log has.
-    pub(crate) fn named(&self, schema: &str, name: &str) -> Vec<u32> {
-        let tables = self.lock();
-        let named = tables
-            .values()
-            .filter(|known| known.table.schema == schema && known.table.name == name);
-        named.map(|known| known.table.oid).collect()
-    }
-
-    /// A panic elsewhere cannot leave the map half changed.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
