@@ -9,8 +9,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use crate::fields::Fields;
 use crate::pgoutput::Value;
 
@@ -39,12 +37,24 @@ impl CopyFormat {
     }
 }
 
-/// The values of one row, in memory that the next row has again.
+/// Where the values of one row are, in memory that the next row has again.
 #[derive(Debug, Default)]
 pub(crate) struct CopyRow {
     format: CopyFormat,
-    bytes: Vec<u8>,
-    values: Vec<Option<(CopyFormat, Range<usize>)>>,
+    values: Vec<Place>,
+    /// Texts that the message does not have as they are.
+    texts: Vec<u8>,
+}
+
+/// Where a value is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// Nowhere: it is null.
+    Null,
+    /// In the message.
+    Message(Range<usize>),
+    /// Among the texts.
+    Text(Range<usize>),
 }
 
 /// Bytes that are no row of a copy.
@@ -56,36 +66,54 @@ impl CopyRow {
     /// Forgets the row before; what follows is in `format`.
     pub(crate) fn clear(&mut self, format: CopyFormat) {
         self.format = format;
-        self.bytes.clear();
         self.values.clear();
+        self.texts.clear();
     }
 
     /// Adds a value of our own.
     pub(crate) fn push_text(&mut self, text: &[u8]) {
-        self.push(CopyFormat::Text, text);
+        let start = self.texts.len();
+        self.texts.extend_from_slice(text);
+        self.values.push(Place::Text(start..self.texts.len()));
     }
 
     /// Adds the values of a message of the server; `is_row` is false if it says that no row follows.
     /// A text is taken as `mask` leaves it, which is given the number of the value, from 0.
     pub(crate) fn read(
         &mut self,
-        message: &Bytes,
+        message: &[u8],
         mask: impl for<'a> Fn(usize, &'a [u8]) -> Cow<'a, [u8]>,
     ) -> Result<bool, BadRow> {
         match self.format {
             CopyFormat::Text => {
-                let line = message.strip_suffix(b"\n").unwrap_or(message);
-                for (place, field) in line.split(|byte| *byte == b'\t').enumerate() {
-                    if field == b"\\N" {
-                        self.values.push(None);
-                        continue;
-                    }
-                    let text = unescape(field);
-                    self.push_text(&mask(place, &text));
-                }
+                self.read_text(message, mask);
                 Ok(true)
             }
             CopyFormat::Binary => self.read_binary(message).ok_or(BadRow(self.format)),
+        }
+    }
+
+    fn read_text(
+        &mut self,
+        message: &[u8],
+        mask: impl for<'a> Fn(usize, &'a [u8]) -> Cow<'a, [u8]>,
+    ) {
+        let line = message.strip_suffix(b"\n").unwrap_or(message);
+        let mut start = 0;
+        for (place, field) in line.split(|byte| *byte == b'\t').enumerate() {
+            let span = start..start + field.len();
+            start = span.end + 1;
+            if field == b"\\N" {
+                self.values.push(Place::Null);
+                continue;
+            }
+            let text = unescape(field);
+            let masked = mask(place, &text);
+            if std::ptr::eq::<[u8]>(&*masked, field) {
+                self.values.push(Place::Message(span));
+            } else {
+                self.push_text(&masked);
+            }
         }
     }
 
@@ -103,20 +131,15 @@ impl CopyRow {
         }
         for _ in 0..count {
             match fields.u32()? {
-                NULL => self.values.push(None),
+                NULL => self.values.push(Place::Null),
                 length => {
+                    let start = message.len() - fields.rest().len();
                     let value = fields.take(usize::try_from(length).ok()?)?;
-                    self.push(CopyFormat::Binary, value);
+                    self.values.push(Place::Message(start..start + value.len()));
                 }
             }
         }
         fields.rest().is_empty().then_some(true)
-    }
-
-    fn push(&mut self, format: CopyFormat, value: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(value);
-        self.values.push(Some((format, start..self.bytes.len())));
     }
 
     /// The number of values.
@@ -124,17 +147,18 @@ impl CopyRow {
         self.values.len()
     }
 
-    /// The values in the order of the columns.
-    pub(crate) fn values(&self) -> impl Iterator<Item = Value<'_>> {
-        self.values.iter().map(|value| {
-            let value = value.as_ref().and_then(|(format, span)| {
-                self.bytes.get(span.clone()).map(|bytes| (format, bytes))
-            });
-            match value {
-                None => Value::Null,
-                Some((CopyFormat::Text, text)) => Value::Text(text),
-                Some((CopyFormat::Binary, bytes)) => Value::Binary(bytes),
+    /// The values of `message`, which was read last, in the order of the columns.
+    pub(crate) fn values<'a>(&'a self, message: &'a [u8]) -> impl Iterator<Item = Value<'a>> {
+        self.values.iter().map(move |place| match place {
+            Place::Null => Value::Null,
+            Place::Message(span) => {
+                let value = message.get(span.clone()).unwrap_or_default();
+                match self.format {
+                    CopyFormat::Text => Value::Text(value),
+                    CopyFormat::Binary => Value::Binary(value),
+                }
             }
+            Place::Text(span) => Value::Text(self.texts.get(span.clone()).unwrap_or_default()),
         })
     }
 }
@@ -169,7 +193,7 @@ mod tests {
 
     fn read(row: &mut CopyRow, format: CopyFormat, message: &[u8]) -> Result<bool, BadRow> {
         row.clear(format);
-        row.read(&Bytes::copy_from_slice(message), |place, text| {
+        row.read(message, |place, text| {
             if place == 0 { Cow::Owned(text.to_ascii_uppercase()) } else { Cow::Borrowed(text) }
         })
     }
@@ -181,7 +205,7 @@ mod tests {
         assert_eq!(read(&mut row, CopyFormat::Text, line), Ok(true));
         let text = Value::Text;
         let expected = [text(b"ONE"), Value::Null, text(b""), text(b"a\tb\nc\\N\x08x\\")];
-        assert_eq!(row.values().collect::<Vec<_>>(), expected);
+        assert_eq!(row.values(line).collect::<Vec<_>>(), expected);
         assert_eq!(read(&mut row, CopyFormat::Text, b"\n"), Ok(true));
         assert_eq!(row.len(), 1);
     }
@@ -194,7 +218,10 @@ mod tests {
         let mut row = CopyRow::default();
         for message in [tuple.to_vec(), [&header, tuple].concat()] {
             assert_eq!(read(&mut row, CopyFormat::Binary, &message), Ok(true));
-            assert_eq!(row.values().collect::<Vec<_>>(), [Value::Binary(&[7]), Value::Null]);
+            assert_eq!(
+                row.values(&message).collect::<Vec<_>>(),
+                [Value::Binary(&[7]), Value::Null]
+            );
         }
         for message in [trailer.to_vec(), [&header, trailer].concat()] {
             assert_eq!(read(&mut row, CopyFormat::Binary, &message), Ok(false));

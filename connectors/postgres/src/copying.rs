@@ -74,7 +74,7 @@ impl Copying {
         &mut self,
         relation: &Arc<Relation>,
         format: CopyFormat,
-        message: &Bytes,
+        message: &[u8],
     ) -> Result<Option<Bytes>> {
         let action = || format!("read a copied row of {}", relation.table.full_name());
         self.row.clear(format);
@@ -91,8 +91,8 @@ impl Copying {
             Err(bad) => return Err(bug(action(), bad.to_string())),
         }
         self.position = next;
-        let value = |place: usize| self.row.values().nth(place);
-        let both = self.writer.row_and_key(&relation.layout, || self.row.values());
+        let value = |place: usize| self.row.values(message).nth(place);
+        let both = self.writer.row_and_key(&relation.layout, || self.row.values(message));
         let (row, key) = both.map_err(|bad| bad.error(&relation.layout, value))?;
         let (after, unchanged) = (Some(row), Vec::new());
         let change = Change::Row { op: Op::Read, key: key.clone(), before: None, after, unchanged };

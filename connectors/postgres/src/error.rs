@@ -105,6 +105,13 @@ pub(crate) fn from_wire(error: WireError, action: String) -> Error {
     }
 }
 
+/// The same, of a connection that does not replicate: a file that is missing there has no WAL in it.
+pub(crate) fn from_plain(error: WireError, action: String) -> Error {
+    let WireError::Server(server) = &error else { return from_wire(error, action) };
+    let code = server.code.clone();
+    with_sqlstate(Error::new(kind_of(&code), action).with_source(error), &code)
+}
+
 /// A failure below the protocol passes by itself, except a certificate that is not trusted.
 fn kind_of_chain(error: &(dyn StdError + 'static)) -> ErrorKind {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);

@@ -16,7 +16,6 @@ mod ranges;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::{
@@ -30,15 +29,17 @@ use crate::catalog::{RawTable, Relation, Types, load_by_name};
 use crate::config::InitialCopy;
 use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
-use crate::error::Context;
+use crate::error::{Context, from_plain};
 use crate::guard;
 use crate::intake::{APPEND_ATTNUM, Intake};
 use crate::locks;
 use crate::membership::Found;
+use crate::pgwire::CopyConnection;
 use crate::publication::{self, Publication, Wanted, quoted};
 use crate::session::Session;
 use crate::slot::Slot;
 use crate::source::Run;
+use crate::tls;
 use crate::value::Codec;
 use crew::{Crew, Work};
 pub(crate) use progress::Progress;
@@ -61,11 +62,12 @@ const PIECES: usize = 2;
 /// A wait for running transactions that somebody should know of.
 const LONG_WAIT: Duration = Duration::from_secs(10);
 
-/// Sessions on the snapshot of the slot, with the tables locked and checked.
+/// Connections on the snapshot of the slot, with the tables locked and checked.
 struct Opened {
-    /// Has the locks, and is one of `sessions`.
-    locks: Arc<Session>,
-    sessions: Vec<Arc<Session>>,
+    /// Has the locks.
+    locks: Session,
+    /// They copy.
+    sessions: Vec<CopyConnection>,
     point: Lsn,
     membership: Membership,
     began_us: i64,
@@ -87,7 +89,7 @@ pub(crate) async fn copy(run: &mut Run, cursor: SourceCursor) -> Result<SourceCu
     copy.beside = beside;
     copy.left = ranges::counts(&opened.ranges, &opened.sources);
     let sessions: Vec<_> = opened.sessions.into_iter().map(|session| (session, rows())).collect();
-    let piece_bytes = batch_bytes(run).div_ceil(sessions.len() * PIECES);
+    let piece_bytes = batch_bytes(run).div_ceil(sessions.len().max(1) * PIECES);
     let work = Work::new((opened.sources, opened.ranges), run.text_only.clone(), piece_bytes);
     run.stats.copying(work.progress());
     copy.rows(Crew::begin(opened.locks, sessions, work)).await?;
@@ -152,45 +154,57 @@ async fn create_slot(run: &mut Run) -> Result<(Lsn, String)> {
     created.doing(|| format!("create slot {slot}"))
 }
 
-/// A session in the snapshot.
-async fn join(run: &Run, snapshot: &str) -> Result<Session> {
-    let session = Session::open(&run.config).await?;
-    let begin = format!(
+/// What lets a session see `snapshot` and nothing else.
+fn begin_in(snapshot: &str) -> String {
+    format!(
         "begin isolation level repeatable read read only; set transaction snapshot {}",
         escape_literal(snapshot)
-    );
-    let begun = session.batch_execute(&begin).await;
-    begun.doing(|| "open the snapshot of the slot".to_owned())?;
-    Ok(session)
+    )
+}
+
+/// What [`begin_in`] is for.
+fn opening() -> String {
+    "open the snapshot of the slot".to_owned()
+}
+
+/// A connection in the snapshot that copies.
+async fn join(run: &Run, snapshot: &str) -> Result<CopyConnection> {
+    let endpoint = run.config.endpoint()?;
+    let tls = tls::client_config(&endpoint, run.config.ca_file.as_deref())?;
+    let opened = CopyConnection::open(&endpoint, &run.config.application_name, tls).await;
+    let connecting = || format!("connect to PostgreSQL at {}", endpoint.name());
+    let mut connection = opened.map_err(|error| from_plain(error, connecting()))?;
+    let begun = connection.execute(&begin_in(snapshot)).await;
+    begun.map_err(|error| from_plain(error, opening()))?;
+    Ok(connection)
 }
 
 /// Opens sessions on the snapshot; `None` if a table was rewritten before it could be locked.
 async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Opened>> {
-    let action = || "open the snapshot of the slot".to_owned();
-    let session = join(run, snapshot).await?;
+    let session = Session::open(&run.config).await?;
+    session.batch_execute(&begin_in(snapshot)).await.doing(opening)?;
     let (tables, types) = load_by_name(&session, &run.config).await?;
     if tables.len() != run.catalog.tables().len() {
-        return Err(
-            Error::new(ErrorKind::Transient, action()).with_source("a table came or went just now")
-        );
+        return Err(Error::new(ErrorKind::Transient, opening())
+            .with_source("a table came or went just now"));
     }
-    let Some(began_us) = hold(&session, &tables, action).await? else { return Ok(None) };
+    let Some(began_us) = hold(&session, &tables, opening).await? else { return Ok(None) };
     // In the snapshot: as the slot begins.
     let found = Found::in_snapshot(&session, &run.config, &tables, point).await?;
     let membership = found.membership().ok_or_else(|| {
-        Error::new(ErrorKind::Transient, action()).with_source("a publication was altered just now")
+        Error::new(ErrorKind::Transient, opening())
+            .with_source("a publication was altered just now")
     })?;
     let sources = tables.into_iter().map(|table| source(run, table, &types));
     let sources = sources.collect::<Result<Vec<Source>>>()?;
     // How large they are is no matter of the snapshot, and which partitions they have is as the
     // locks keep it.
     let ranges = ranges::of(&run.session, &sources).await?;
-    let locks = Arc::new(session);
-    let mut sessions = vec![Arc::clone(&locks)];
+    let mut sessions = Vec::new();
     while sessions.len() < run.config.snapshot_sessions.get().min(ranges.len()) {
-        sessions.push(Arc::new(join(run, snapshot).await?));
+        sessions.push(join(run, snapshot).await?);
     }
-    Ok(Some(Opened { locks, sessions, point, membership, began_us, sources, ranges }))
+    Ok(Some(Opened { locks: session, sessions, point, membership, began_us, sources, ranges }))
 }
 
 /// A table as it is copied.

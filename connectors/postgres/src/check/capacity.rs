@@ -9,8 +9,8 @@ use crate::hosting::Effect;
 use super::{Facts, Findings};
 
 /// What the source has open at most without heartbeats and those that copy the tables: its lock, its
-/// SQL, replication and the guard.
-const CONNECTIONS: i64 = 4;
+/// SQL, replication, the guard, and the locks on what is copied.
+const CONNECTIONS: i64 = 5;
 
 pub(super) async fn look(facts: &Facts<'_>, findings: &mut Findings) -> Result<()> {
     let query = "

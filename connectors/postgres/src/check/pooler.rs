@@ -75,7 +75,7 @@ async fn replication_pids(facts: &Facts<'_>) -> Result<Option<(i32, i32)>> {
     };
     let rows = connection.query("SELECT pg_backend_pid()").await.doing(action)?;
     let pid = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-    Ok(pid.map(|pid| (connection.pid.cast_signed(), pid)))
+    Ok(pid.map(|pid| (connection.pid().cast_signed(), pid)))
 }
 
 fn judge(signs: &Signs, findings: &mut Findings) {

@@ -23,7 +23,15 @@ pub(super) struct Frame {
 
 /// A row is at most 1 GiB, and so is a message; twice that is a stream out of step.
 const FRAME_BYTES_MAX: usize = 2 << 30;
-const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
+
+/// What a message begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) tag: u8,
+    /// Of the whole message, its header, too.
+    pub(super) bytes: usize,
+}
 
 /// What can go wrong on the connection.
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +94,12 @@ impl fmt::Display for ServerError {
     }
 }
 
-impl Frame {
-    /// Cuts the next frame off `buffer`, if it is there as a whole.
-    pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Self>, WireError> {
-        let mut header = Fields::new(buffer);
-        let (Some(tag), Some(length)) = (header.u8(), header.length()) else {
+impl Header {
+    /// That of the message that `buffer` begins with, if it is there.
+    #[inline]
+    pub(super) fn of(buffer: &[u8]) -> Result<Option<Self>, WireError> {
+        let mut fields = Fields::new(buffer);
+        let (Some(tag), Some(length)) = (fields.u8(), fields.length()) else {
             return Ok(None);
         };
         if length < HEADER_BYTES - 1 {
@@ -99,12 +108,20 @@ impl Frame {
         if length > FRAME_BYTES_MAX {
             return Err(WireError::FrameTooLong(length));
         }
-        if buffer.len() <= length {
+        Ok(Some(Self { tag, bytes: length + 1 }))
+    }
+}
+
+impl Frame {
+    /// Cuts the next frame off `buffer`, if it is there as a whole.
+    pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Self>, WireError> {
+        let Some(Header { tag, bytes }) = Header::of(buffer)? else { return Ok(None) };
+        if buffer.len() < bytes {
             // Room for all of it, so that a large row is not copied again and again.
-            buffer.reserve(length + 1 - buffer.len());
+            buffer.reserve(bytes - buffer.len());
             return Ok(None);
         }
-        let mut body = buffer.split_to(length + 1).freeze();
+        let mut body = buffer.split_to(bytes).freeze();
         body.advance(HEADER_BYTES);
         Ok(Some(Self { tag, body }))
     }

@@ -9,19 +9,18 @@
 //! Each session takes the next range when it has finished one, so that none waits for another. What is
 //! read and not handed over yet is bounded by the size of a piece and the number of sessions.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anabranch_core::{Error, ErrorKind, LogBatch, Result};
-use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::binary::{NO_BINARY_FORM, TextOnly};
 use crate::copy_row::CopyFormat;
 use crate::copying::Copying;
-use crate::error::{Context, from_sql};
+use crate::error::from_plain;
+use crate::pgwire::{CopyConnection, WireError};
 use crate::session::Session;
 use crate::source::abandoned;
 
@@ -54,14 +53,19 @@ pub(super) struct Work {
 pub(super) struct Crew {
     pieces: mpsc::Receiver<Result<Piece>>,
     /// The session that has the locks.
-    locks: Arc<Session>,
+    locks: Session,
     work: Arc<Work>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 struct Worker {
-    session: Arc<Session>,
+    connection: CopyConnection,
     work: Arc<Work>,
+    out: Out,
+}
+
+/// What was read, and the way out.
+struct Out {
     rows: Copying,
     pieces: mpsc::Sender<Result<Piece>>,
     /// Tables of which a range has ended since the last piece.
@@ -113,19 +117,19 @@ impl Work {
 }
 
 impl Crew {
-    /// Lets every session copy into the rows beside it; that of `locks` has locked the tables.
+    /// Lets every connection copy into the rows beside it; the session `locks` has locked the tables.
     pub(super) fn begin(
-        locks: Arc<Session>,
-        sessions: Vec<(Arc<Session>, Copying)>,
+        locks: Session,
+        sessions: Vec<(CopyConnection, Copying)>,
         work: Work,
     ) -> Self {
         let (out, pieces) = mpsc::channel(sessions.len().max(1));
         let work = Arc::new(work);
         let count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
-        let begin = |(place, (session, rows)): (u64, (Arc<Session>, Copying))| {
+        let begin = |(place, (connection, rows)): (u64, (CopyConnection, Copying))| {
             let rows = rows.one_of((place, count));
-            let (work, pieces) = (Arc::clone(&work), out.clone());
-            spawn(Worker { session, work, rows, pieces, finished: Vec::new() })
+            let out = Out { rows, pieces: out.clone(), finished: Vec::new() };
+            spawn(Worker { connection, work: Arc::clone(&work), out })
         };
         let tasks = (0..).zip(sessions).map(begin).collect();
         Self { pieces, locks, work, _tasks: tasks }
@@ -157,48 +161,53 @@ impl Worker {
     async fn run(mut self) {
         if let Err(error) = self.copy().await {
             // A receiver that is gone has nobody to tell.
-            self.pieces.send(Err(error)).await.ok();
+            self.out.pieces.send(Err(error)).await.ok();
         }
     }
 
     async fn copy(&mut self) -> Result<()> {
         let work = Arc::clone(&self.work);
-        let action = || "copy the tables".to_owned();
-        self.session.batch_execute("savepoint range").await.doing(action)?;
+        let failed = |error| from_plain(error, "copy the tables".to_owned());
+        self.connection.execute("savepoint range").await.map_err(failed)?;
         while let Some((range, source)) = work.take() {
             self.range(range, source).await?;
-            self.finished.push(range.source);
+            self.out.finished.push(range.source);
             // Lets go of the locks on what was read, indexes and all: there may be thousands.
-            self.session.batch_execute("rollback to savepoint range").await.doing(action)?;
+            self.connection.execute("rollback to savepoint range").await.map_err(failed)?;
             if let Some(rows) = work.progress.range(range.source, range.bytes) {
                 tracing::info!(table = source.table.full_name(), rows, "copied");
             }
         }
-        self.hand_over().await
+        self.out.hand_over().await
     }
 
     async fn range(&mut self, range: &Range, source: &Source) -> Result<()> {
-        let text_only = self.work.text_only.clone();
-        let failed = |error: tokio_postgres::Error| match error.code() {
-            Some(code) if code.code() == NO_BINARY_FORM && source.format == CopyFormat::Binary => {
-                text_only.fall_back(error.to_string())
+        let Self { connection, work, out } = self;
+        let failed = |error: WireError| {
+            if let WireError::Server(server) = &error
+                && server.code == NO_BINARY_FORM
+                && source.format == CopyFormat::Binary
+            {
+                return work.text_only.fall_back(error.to_string());
             }
-            _ => from_sql(error, format!("copy {}", source.table.full_name())),
+            from_plain(error, format!("copy {}", source.table.full_name()))
         };
-        let mut count = 0;
-        let mut rows = pin!(self.session.copy_out(&range.sql(source)).await.map_err(&failed)?);
-        while let Some(row) = rows.next().await {
-            let row = row.map_err(&failed)?;
-            count += u64::from(self.rows.row(&source.relation, source.format, &row)?.is_some());
-            if self.rows.bytes() >= self.work.piece_bytes {
-                self.work.progress.rows(range.source, std::mem::take(&mut count));
-                self.hand_over().await?;
+        let mut copied = connection.copy_out(&range.sql(source)).await.map_err(failed)?;
+        while copied.fill().await.map_err(failed)? {
+            let mut count = 0;
+            while let Some(row) = copied.row().map_err(failed)? {
+                count += u64::from(out.rows.row(&source.relation, source.format, row)?.is_some());
+                if out.rows.bytes() >= work.piece_bytes {
+                    out.hand_over().await?;
+                }
             }
+            work.progress.rows(range.source, count);
         }
-        self.work.progress.rows(range.source, count);
         Ok(())
     }
+}
 
+impl Out {
     async fn hand_over(&mut self) -> Result<()> {
         let finished = std::mem::take(&mut self.finished);
         let piece = Piece { bytes: self.rows.bytes(), rows: self.rows.take(), finished };
