@@ -75,7 +75,7 @@ impl Copying {
         relation: &Arc<Relation>,
         format: CopyFormat,
         message: &[u8],
-    ) -> Result<Option<Bytes>> {
+    ) -> Result<Option<&Bytes>> {
         let action = || format!("read a copied row of {}", relation.table.full_name());
         self.row.clear(format);
         let own_key = usize::from(relation.is_append_only());
@@ -95,9 +95,12 @@ impl Copying {
         let both = self.writer.row_and_key(&relation.layout, || self.row.values(message));
         let (row, key) = both.map_err(|bad| bad.error(&relation.layout, value))?;
         let (after, unchanged) = (Some(row), Vec::new());
-        let change = Change::Row { op: Op::Read, key: key.clone(), before: None, after, unchanged };
+        let change = Change::Row { op: Op::Read, key, before: None, after, unchanged };
         self.push(Arc::clone(&relation.table), change);
-        Ok(Some(key))
+        Ok(self.batch.events.last().and_then(|event| match &event.change {
+            Change::Row { key, .. } => Some(key),
+            Change::Truncate | Change::Sweep => None,
+        }))
     }
 
     /// A row that was looked for is not there.
@@ -130,7 +133,9 @@ impl Copying {
     /// Takes what waits.
     pub(crate) fn take(&mut self) -> LogBatch {
         self.bytes = 0;
-        std::mem::take(&mut self.batch)
+        // The next one will be as large, most likely.
+        let events = Vec::with_capacity(self.batch.events.len());
+        std::mem::replace(&mut self.batch, LogBatch { events, ..LogBatch::default() })
     }
 
     fn push(&mut self, table: Arc<Table>, change: Change) {

@@ -242,7 +242,7 @@ impl Repairing<'_> {
             let key = self.rows.row(relation, format, &row.doing(action)?)?;
             // Of a whole table nobody asks for them.
             if keys.len() < KEYS_MAX {
-                keys.extend(key);
+                keys.extend(key.cloned());
             }
             if self.rows.bytes() >= self.run.config.batch_bytes_max {
                 self.hand_over().await?;

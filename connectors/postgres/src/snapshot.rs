@@ -22,6 +22,7 @@ use anabranch_core::{
     Error, ErrorKind, LogBatch, Lsn, Membership, Phase, Position, Result, SnapshotStart,
     SnapshotState, SourceCursor, Split, TableSnapshot,
 };
+use futures::future::try_join_all;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio::time::Instant;
 
@@ -167,16 +168,18 @@ fn opening() -> String {
     "open the snapshot of the slot".to_owned()
 }
 
-/// A connection in the snapshot that copies.
-async fn join(run: &Run, snapshot: &str) -> Result<CopyConnection> {
+/// `count` connections in the snapshot that copy.
+async fn join(run: &Run, snapshot: &str, count: usize) -> Result<Vec<CopyConnection>> {
     let endpoint = run.config.endpoint()?;
     let tls = tls::client_config(&endpoint, run.config.ca_file.as_deref())?;
-    let opened = CopyConnection::open(&endpoint, &run.config.application_name, tls).await;
     let connecting = || format!("connect to PostgreSQL at {}", endpoint.name());
-    let mut connection = opened.map_err(|error| from_plain(error, connecting()))?;
-    let begun = connection.execute(&begin_in(snapshot)).await;
-    begun.map_err(|error| from_plain(error, opening()))?;
-    Ok(connection)
+    let join = || async {
+        let opened = CopyConnection::open(&endpoint, &run.config.application_name, tls.clone());
+        let mut connection = opened.await.map_err(|error| from_plain(error, connecting()))?;
+        let begun = connection.execute(&begin_in(snapshot)).await;
+        begun.map_err(|error| from_plain(error, opening())).map(|()| connection)
+    };
+    try_join_all((0..count).map(|_| join())).await
 }
 
 /// Opens sessions on the snapshot; `None` if a table was rewritten before it could be locked.
@@ -200,10 +203,8 @@ async fn import(run: &mut Run, point: Lsn, snapshot: &str) -> Result<Option<Open
     // How large they are is no matter of the snapshot, and which partitions they have is as the
     // locks keep it.
     let ranges = ranges::of(&run.session, &sources).await?;
-    let mut sessions = Vec::new();
-    while sessions.len() < run.config.snapshot_sessions.get().min(ranges.len()) {
-        sessions.push(join(run, snapshot).await?);
-    }
+    let count = run.config.snapshot_sessions.get().min(ranges.len());
+    let sessions = join(run, snapshot, count).await?;
     Ok(Some(Opened { locks: session, sessions, point, membership, began_us, sources, ranges }))
 }
 
@@ -390,7 +391,10 @@ impl<'a> Copy<'a> {
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        let batch = std::mem::take(&mut self.batch);
+        // The next one will be as large, most likely.
+        let events = Vec::with_capacity(self.batch.events.len());
+        let next = LogBatch { events, ..LogBatch::default() };
+        let batch = std::mem::replace(&mut self.batch, next);
         self.bytes = 0;
         self.run.stats.copied(batch.events.len());
         self.rows += u64::try_from(batch.events.len()).unwrap_or(u64::MAX);

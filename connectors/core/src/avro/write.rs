@@ -6,6 +6,11 @@
 
 use arrow_buffer::i256;
 
+/// What one byte of an integer has room for.
+const SEVEN_BITS: u64 = 0x7F;
+/// Bytes of the longest integer: 64 bits, seven in each.
+const VARINT_BYTES_MAX: usize = 10;
+
 /// Appends a `boolean`.
 #[inline]
 pub fn boolean(out: &mut Vec<u8>, value: bool) {
@@ -21,13 +26,27 @@ pub fn int(out: &mut Vec<u8>, value: i32) {
 /// Appends a `long`: `int8` and the microseconds of times and timestamps.
 #[inline]
 pub fn long(out: &mut Vec<u8>, value: i64) {
-    const SEVEN_BITS: u64 = 0x7F;
-    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while rest > SEVEN_BITS {
-        out.push(lowest_byte(rest) | 0x80);
-        rest >>= 7;
+    let zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    if zigzag <= SEVEN_BITS {
+        out.push(lowest_byte(zigzag));
+    } else {
+        varint(out, zigzag);
     }
-    out.push(lowest_byte(rest));
+}
+
+/// The bytes are put together first, so that the buffer is asked once whether it has room.
+fn varint(out: &mut Vec<u8>, mut rest: u64) {
+    let (mut bytes, mut count) = ([0; VARINT_BYTES_MAX], 0);
+    for byte in &mut bytes {
+        count += 1;
+        *byte = lowest_byte(rest) | 0x80;
+        rest >>= 7;
+        if rest == 0 {
+            *byte &= 0x7F;
+            break;
+        }
+    }
+    out.extend_from_slice(bytes.get(..count).unwrap_or(&bytes));
 }
 
 /// Appends a `float`.

@@ -161,7 +161,7 @@ fn read(rows: &mut Copying, chunk: &Chunk, relation: &Arc<Relation>) -> Result<(
     for row in &chunk.rows {
         let key = rows.row(relation, CopyFormat::Text, row)?;
         if !chunk.wanted.is_empty() {
-            found.extend(key);
+            found.extend(key.cloned());
         }
     }
     for texts in &chunk.wanted {

@@ -13,6 +13,8 @@ use crate::fields::Fields;
 const MALFORMED: ValueError = ValueError::Malformed("numeric");
 /// Digits that any `i64` has room for.
 const SMALL_DIGITS_MAX: usize = 18;
+/// The same, as a precision.
+const SMALL_PRECISION_MAX: u8 = 18;
 /// The sign words of a binary `numeric`.
 const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xC000;
@@ -105,11 +107,14 @@ impl<'a> Numeric<'a> {
         out: &mut Vec<u8>,
         (precision, scale): (u8, u8),
     ) -> Result<(), ValueError> {
-        let wide = precision > NARROW_PRECISION_MAX;
-        let fits = if wide {
-            self.unscaled::<i256>(precision, scale).map(|value| write::wide_decimal(out, value))
-        } else {
+        // In no more bits than any value of the type needs: one that has too many digits for them has
+        // too many for the type.
+        let fits = if precision <= SMALL_PRECISION_MAX {
+            self.unscaled::<i64>(precision, scale).map(|value| write::decimal(out, value.into()))
+        } else if precision <= NARROW_PRECISION_MAX {
             self.unscaled::<i128>(precision, scale).map(|value| write::decimal(out, value))
+        } else {
+            self.unscaled::<i256>(precision, scale).map(|value| write::wide_decimal(out, value))
         };
         if fits.is_some() {
             return Ok(());
@@ -257,6 +262,22 @@ trait Unscaled: Copy + From<i64> {
     fn negate(self) -> Self;
 }
 
+impl Unscaled for i64 {
+    const ZERO: Self = 0;
+
+    fn shift(self, by: u16, more: u16) -> Option<Self> {
+        self.checked_mul(by.into())?.checked_add(more.into())
+    }
+
+    fn is_below_power(self, precision: u8) -> bool {
+        10_i64.checked_pow(precision.into()).is_some_and(|bound| self < bound)
+    }
+
+    fn negate(self) -> Self {
+        -self
+    }
+}
+
 impl Unscaled for i128 {
     const ZERO: Self = 0;
 
@@ -265,9 +286,7 @@ impl Unscaled for i128 {
     }
 
     fn is_below_power(self, precision: u8) -> bool {
-        let small = 10_i64.checked_pow(precision.into()).map(Self::from);
-        let bound = small.or_else(|| 10_i128.checked_pow(precision.into()));
-        bound.is_some_and(|bound| self < bound)
+        10_i128.checked_pow(precision.into()).is_some_and(|bound| self < bound)
     }
 
     fn negate(self) -> Self {

@@ -110,6 +110,8 @@ fn numbers_are_the_same_in_both_formats() {
     for (codec, value, bytes) in [
         (decimal(10, 2), "1.234", numeric(&[1, 2340], 0, 0, 3)),
         (decimal(3, 0), "1000", numeric(&[1000], 0, 0, 0)),
+        (decimal(18, 0), &*"9".repeat(19), numeric(&[999, 9999, 9999, 9999, 9999], 4, 0, 0)),
+        (decimal(18, 2), &*"9".repeat(20), numeric(&[9999; 5], 4, 0, 0)),
         (decimal(38, 0), &*"9".repeat(39), numeric(&[9999; 10], 9, 0, 0)),
         (decimal(76, 0), &*"9".repeat(77), numeric(&[9999; 20], 19, 0, 0)),
         (decimal(10, 2), "NaN", numeric(&[], 0, 0xC000, 0)),
@@ -120,6 +122,7 @@ fn numbers_are_the_same_in_both_formats() {
         assert_eq!(binary(&codec, &bytes), misfit, "{value}");
     }
     assert_eq!(text(&decimal(38, 0), &"9".repeat(38)).unwrap().len(), 17);
+    assert_eq!(text(&decimal(18, 0), &"9".repeat(18)).unwrap().len(), 9);
 }
 
 /// A value, its class, and what it is clamped to; null where there is nothing near.
