@@ -3,8 +3,9 @@
 //! ```text
 //! W1 to W4 ─▶ slot ─┬─ copy ─▶ pg_recvlogical                 five pairs of each
 //!                   └─ copy ─▶ source ─▶ nothing
-//! W2 to W4 ─▶ table ┬─ psql × 4 ─▶ /dev/null                  five pairs of each
-//!                   └─ source, snapshot ─▶ nothing
+//! W2 to W4 ─▶ table ┬─ psql × 4 ─▶ /dev/null                  three times, in turn
+//!                   ├─ source, first copy ─▶ nothing, log
+//!                   └─ source, chunks ─▶ nothing
 //! workload ─▶ slot ─┬─ copy ─▶ pg_recvlogical                 three times, in turn
 //!                   ├─ copy ─▶ source ─▶ nothing
 //!                   └─ copy ─▶ source ─▶ log ─▶ each store    beside its floor
@@ -13,13 +14,13 @@
 //! Each stage is a process of its own. What went through is counted and compared with what the
 //! workload was: a run that is fast and wrong fails.
 
-mod copy;
 mod drain;
 mod floor;
 mod receive;
 mod records;
 mod report;
 mod scene;
+mod snapshot;
 mod source;
 mod stage;
 mod store;
@@ -102,12 +103,12 @@ async fn stages(scene: &mut Scene) -> Result<(Vec<Line>, String)> {
     if is_wanted("drain") {
         drained = drain::measure(scene, changes).await?;
     }
-    if is_wanted("copy") {
+    if is_wanted("snapshot") {
         drained.push('\n');
-        drained.push_str(&copy::measure(scene, changes).await?);
+        drained.push_str(&snapshot::measure(scene, changes).await?);
     }
     if !wanted().is_empty()
-        && wanted().iter().all(|stage| matches!(stage.as_str(), "drain" | "copy"))
+        && wanted().iter().all(|stage| matches!(stage.as_str(), "drain" | "snapshot"))
     {
         return Ok((Vec::new(), drained));
     }
@@ -201,7 +202,7 @@ fn log_of(round: u64) -> String {
     format!("log-{round}")
 }
 
-/// What the command line asks for: `drain` and `copy` alone; or `source`, `kafka` and names of stores; all if it is empty.
+/// What the command line asks for: `drain` and `snapshot` alone; or `source`, `kafka` and names of stores; all if it is empty.
 fn wanted() -> Vec<String> {
     env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect()
 }

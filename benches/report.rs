@@ -58,7 +58,6 @@ pub(crate) fn table(lines: &[Line]) -> String {
 fn cells(line: &Line, lines: &[Line]) -> Vec<String> {
     let events = line.runs.first().map_or(0, |run| run.tally.events);
     let floors = || lines.iter().filter(|other| line.floors.contains(&other.name.as_str()));
-    let slowest = floors().map(|floor| median(&floor.runs, rate)).fold(f64::INFINITY, f64::min);
     let cpu_of_all = floors().map(|floor| median(&floor.runs, micros)).sum::<f64>();
     vec![
         line.name.clone(),
@@ -68,9 +67,23 @@ fn cells(line: &Line, lines: &[Line]) -> Vec<String> {
         format!("{:.2}", median(&line.runs, micros)),
         optional(&line.runs, |run| run.usage.server_cpu, 2),
         optional(&line.runs, |run| run.usage.peak_mib, 0),
-        ratio(median(&line.runs, rate), slowest),
+        rate_ratio(line, &floors().collect::<Vec<_>>()),
         ratio(median(&line.runs, micros), cpu_of_all),
     ]
+}
+
+/// The rate over that of the slowest floor, run by run, where all have run in turn: what else the
+/// machine did weighed on them alike.
+fn rate_ratio(line: &Line, floors: &[&Line]) -> String {
+    if floors.is_empty() {
+        return dash();
+    }
+    let of_run = |(place, run): (usize, &Outcome)| {
+        let beside = floors.iter().filter_map(|floor| floor.runs.get(place).or(floor.runs.last()));
+        rate(run) / beside.map(rate).fold(f64::INFINITY, f64::min)
+    };
+    let ratios: Vec<f64> = line.runs.iter().enumerate().map(of_run).collect();
+    spread_of(ratios, 2)
 }
 
 /// A dash where there is no floor, or one below what can be measured.
@@ -109,14 +122,19 @@ pub(crate) fn median_of(mut all: Vec<f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
-/// The median, and in parentheses the lowest and the highest.
 fn spread(runs: &[Outcome], figure: fn(&Outcome) -> f64, digits: usize) -> String {
-    let middle = median(runs, figure);
-    if runs.len() < 2 {
+    spread_of(runs.iter().map(figure).collect(), digits)
+}
+
+/// The median, and in parentheses the lowest and the highest.
+fn spread_of(all: Vec<f64>, digits: usize) -> String {
+    let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let is_one = all.len() < 2;
+    let middle = median_of(all);
+    if is_one {
         return format!("{middle:.digits$}");
     }
-    let least = runs.iter().map(figure).fold(f64::INFINITY, f64::min);
-    let most = runs.iter().map(figure).fold(f64::NEG_INFINITY, f64::max);
     format!("{middle:.digits$} ({least:.digits$}-{most:.digits$})")
 }
 

@@ -188,11 +188,17 @@ impl Scene {
         self.begun.as_ref().ok_or_else(|| "the source has not begun".into())
     }
 
-    /// The table of the workload, as the log has it.
+    /// The table that is read, where it is one.
+    pub(crate) fn table_name(&self) -> Result<&str> {
+        self.tables.first().map(String::as_str).ok_or_else(|| "no table is read".into())
+    }
+
+    /// The same, as the log has it.
     pub(crate) fn table(&self) -> Result<&Arc<Table>> {
+        let name = self.table_name()?;
         let mut tables = self.begun()?.tables.iter();
-        let found = tables.find(|table| table.full_name() == TABLE);
-        found.ok_or_else(|| format!("the log does not have {TABLE}").into())
+        let found = tables.find(|table| table.full_name() == name);
+        found.ok_or_else(|| format!("the log does not have {name}").into())
     }
 }
 

@@ -1,71 +1,136 @@
-//! Tables copied by the source and by psql with as many connections, in pairs, for each shape of rows.
+//! The first copy of a table, into nothing and into Kafka, and the table read beside the stream, each
+//! beside what it cannot beat, for each shape of rows.
 //!
 //! ```text
-//! shape ─▶ table ─┬─ psql × 4, COPY of a quarter each ─▶ /dev/null ┐ five pairs; who begins changes
-//!                 └─ source, the initial snapshot ─▶ nothing        ┘ with each
+//! shape ─▶ table ─┬─ psql × 4, COPY of a quarter each ─▶ /dev/null    in turn, three times;
+//!                 ├─ source, first copy ─▶ nothing                    who begins changes
+//!                 ├─ source, first copy ─▶ log ─▶ bare producer
+//!                 └─ source, chunks beside the stream ─▶ nothing
 //! ```
 //!
-//! The ratio is taken within a pair. psql has the table cut into parts of one size and nothing to do
+//! A ratio is taken within a turn. psql has the table cut into parts of one size and nothing to do
 //! with what it reads; the source also makes its slot and its records.
 
-use std::fmt::Write as _;
 use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::drain::{self, Pairs, SHAPES, Shape, median};
-use crate::report::count;
+use crate::drain::{self, SHAPES, Shape};
+use crate::report::{self, Line};
 use crate::scene::{DATABASE, Scene};
-use crate::stage::{self, Outcome, Stage};
-use crate::usage::Meter;
+use crate::stage::{Outcome, Stage};
+use crate::usage::{Meter, Usage};
 use crate::workload::Tally;
-use crate::{Result, source};
+use crate::{PRODUCE, ROUNDS, Result, must_be, records, run, source};
 
-/// Copies the table of every shape that has one; returns the table of figures.
-pub(crate) async fn measure(scene: &mut Scene, changes: u64) -> Result<String> {
-    let mut all = Vec::new();
-    for shape in SHAPES.into_iter().filter(|shape| shape.tables.len() == 1) {
-        crate::say(&format!("copying {}: {}", shape.name, shape.about));
-        drain::prepare(scene, shape, changes).await?;
-        settle(scene).await?;
-        all.push(pairs(scene, shape).await?);
-    }
-    Ok(table(&all))
+/// What a copy cannot beat.
+const COPY: &str = "COPY, psql x 4";
+
+/// What is measured, in the order of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Copy,
+    Nothing,
+    Producer,
+    Kafka,
+    Chunks,
 }
 
-/// So that the first to read does not write what all who read would.
-async fn settle(scene: &Scene) -> Result<()> {
+impl Part {
+    const ALL: [Self; 5] = [Self::Copy, Self::Nothing, Self::Producer, Self::Kafka, Self::Chunks];
+    /// What takes its turn. The producer has the records of the log, so it comes after that.
+    const TURNS: [Self; 4] = [Self::Copy, Self::Nothing, Self::Kafka, Self::Chunks];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Copy => COPY,
+            Self::Nothing => "first copy to nothing",
+            Self::Producer => PRODUCE,
+            Self::Kafka => "first copy to Kafka",
+            Self::Chunks => "chunks to nothing",
+        }
+    }
+
+    fn floors(self) -> &'static [&'static str] {
+        match self {
+            Self::Copy | Self::Producer => &[],
+            Self::Nothing | Self::Chunks => &[COPY],
+            Self::Kafka => &[COPY, PRODUCE],
+        }
+    }
+}
+
+/// Reads the table of every shape that has one; returns the tables of figures.
+pub(crate) async fn measure(scene: &mut Scene, changes: u64) -> Result<String> {
+    let mut text = String::new();
+    for shape in SHAPES.into_iter().filter(|shape| shape.tables.len() == 1) {
+        let about = format!("{}: {}", shape.name, shape.about);
+        crate::say(&format!("copying {about}"));
+        prepare(scene, shape, changes).await?;
+        text.push_str(&format!("{about}\n{}\n", report::table(&lines(scene, shape).await?)));
+    }
+    Ok(text)
+}
+
+/// Fills the table, and says what is in it.
+async fn prepare(scene: &mut Scene, shape: Shape, changes: u64) -> Result<()> {
+    drain::prepare(scene, shape, changes).await?;
+    // So that the first to read does not write what all who read would.
     let client = anabranch_postgres::connect(&scene.source(DATABASE)?).await?;
     client.batch_execute("VACUUM (FREEZE, ANALYZE)").await?;
-    Ok(client.batch_execute("CHECKPOINT").await?)
+    client.batch_execute("CHECKPOINT").await?;
+    let mut truth = *scene.truth()?;
+    // The other shapes insert only.
+    if let Ok(rows @ 1..) = u64::try_from(truth.held.rows) {
+        truth.changes = Tally { events: rows, ids: truth.held.ids };
+    }
+    scene.truth = Some(truth);
+    Ok(())
 }
 
-async fn pairs(scene: &Scene, shape: Shape) -> Result<Pairs> {
-    let rows = rows(scene).await?;
-    let peer = async |_| stage::run(scene, Stage::CopyOut).await;
-    let ours = async |round| {
-        let slot = format!("{DATABASE}_copy_{round}");
-        let outcome = stage::run(scene, Stage::Snapshot { slot: slot.clone() }).await?;
-        source::drop_slot(scene, &slot).await?;
-        crate::must_be(outcome.tally.events, rows, "the copy").map(|()| outcome)
+async fn lines(scene: &Scene, shape: Shape) -> Result<Vec<Line>> {
+    let mut runs: Vec<(Part, Outcome)> = Vec::new();
+    for round in 1..=crate::number("ANABRANCH_BENCH_ROUNDS", ROUNDS)? {
+        let log = format!("{}-{round}", shape.name);
+        let mut turns = Part::TURNS;
+        if round % 2 == 0 {
+            turns.reverse();
+        }
+        for part in turns {
+            runs.push((part, turn(scene, part, &log).await?));
+            if part == Part::Kafka {
+                must_be(records::tally(scene, &log)?, scene.truth()?.changes, "the log")?;
+                let stage = Stage::Produce { log: log.clone() };
+                runs.push((Part::Producer, run(scene, stage).await?));
+            }
+        }
+    }
+    let line = |part: Part| {
+        let of_part = runs.iter().filter(|(other, _)| *other == part);
+        let runs = of_part.map(|(_, outcome)| outcome.clone()).collect();
+        Line { name: part.name().to_owned(), floors: part.floors(), runs }
     };
-    Pairs::measure(shape, peer, ours).await
+    Ok(Part::ALL.into_iter().map(line).collect())
 }
 
-async fn rows(scene: &Scene) -> Result<u64> {
-    let client = anabranch_postgres::connect(&scene.source(DATABASE)?).await?;
-    let query = format!("SELECT count(*) FROM {}", table_of(scene)?);
-    Ok(u64::try_from(client.query_one(&query, &[]).await?.try_get::<_, i64>(0)?)?)
-}
-
-fn table_of(scene: &Scene) -> Result<&str> {
-    scene.tables.first().map(String::as_str).ok_or_else(|| "a shape has no table".into())
+/// Runs a part, and checks that it has read what is there.
+async fn turn(scene: &Scene, part: Part, log: &str) -> Result<Outcome> {
+    let slot = format!("{DATABASE}_snapshot");
+    let stage = match part {
+        Part::Copy | Part::Producer => return run(scene, Stage::CopyOut).await,
+        Part::Nothing => Stage::Snapshot { slot: slot.clone() },
+        Part::Kafka => Stage::SnapshotToKafka { slot: slot.clone(), log: log.to_owned() },
+        Part::Chunks => Stage::Chunks { slot: slot.clone() },
+    };
+    let outcome = run(scene, stage).await?;
+    source::drop_slot(scene, &slot).await?;
+    must_be(outcome.tally, scene.truth()?.changes, part.name()).map(|()| outcome)
 }
 
 /// psql, once for each session that the source would have.
-pub(crate) async fn out(scene: &Scene) -> Result<Outcome> {
+pub(crate) async fn copy_out(scene: &Scene) -> Result<Outcome> {
     let program = std::env::var("ANABRANCH_BENCH_PSQL").unwrap_or_else(|_| "psql".to_owned());
-    let (table, events) = (table_of(scene)?, rows(scene).await?);
+    let table = scene.table_name()?;
     let client = anabranch_postgres::connect(&scene.source(DATABASE)?).await?;
     let pages = "SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::int8";
     let pages: i64 = client.query_one(pages, &[&table]).await?.try_get(0)?;
@@ -93,33 +158,7 @@ pub(crate) async fn out(scene: &Scene) -> Result<Outcome> {
             return Err(format!("psql ended with {status}").into());
         }
     }
-    Ok(Outcome { tally: Tally { events, ids: 0 }, usage: meter.stop()? })
-}
-
-/// A line a shape.
-fn table(all: &[Pairs]) -> String {
-    let mut text = String::from(
-        "| shape | rows | COPY rows/s | source rows/s | ratio (lowest-highest) | psql CPU us/row | \
-         source CPU us/row | peak RSS MiB |\n|---|---|---|---|---|---|---|---|\n",
-    );
-    for pairs in all {
-        let ((ratio, lowest, highest), Pairs { shape, peer, ours }) = (pairs.ratios(), pairs);
-        let rate = |run: &Outcome| count(run) / run.usage.seconds;
-        let cpu = |run: &Outcome| run.usage.cpu * 1e6 / count(run);
-        // Writing to a string cannot fail.
-        writeln!(
-            text,
-            "| {}: {} | {} | {:.0} | {:.0} | {ratio:.2} ({lowest:.2}-{highest:.2}) | {:.2} | {:.2} | {:.0} |",
-            shape.name,
-            shape.about,
-            ours.first().map_or(0, |run| run.tally.events),
-            median(peer, &rate),
-            median(ours, &rate),
-            median(peer, &cpu),
-            median(ours, &cpu),
-            median(ours, &|run| run.usage.peak_mib.unwrap_or(f64::NAN)),
-        )
-        .unwrap_or_default();
-    }
-    text
+    // It says nothing of what it reads. The memory is not that of psql.
+    let usage = Usage { peak_mib: None, ..meter.stop()? };
+    Ok(Outcome { tally: scene.truth()?.changes, usage })
 }

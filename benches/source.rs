@@ -7,11 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch::pipeline;
 use anabranch_core::{
-    Change, Error, Event, LogBatch, Lsn, Phase, Result as CoreResult, Sink, SourceCursor, Table,
+    Change, Error, LogBatch, Lsn, Phase, Result as CoreResult, Sink, SnapshotState, SourceCursor,
+    Table,
 };
 use anabranch_kafka::LogSink;
-use anabranch_postgres::PostgresSource;
+use anabranch_postgres::{
+    InitialCopy, PostgresSource, SnapshotRequest, SnapshotRequests, SnapshotScope,
+};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::Result;
 use crate::records::id_of_key;
@@ -34,15 +39,37 @@ pub(crate) async fn begin(scene: &Scene) -> Result<Begun> {
     Ok(Begun { tables: sink.tables, cursor })
 }
 
-/// The source's first snapshot, into nothing.
+/// The source's first copy, into nothing.
 pub(crate) async fn snapshot(scene: &Scene, slot: &str) -> Result<Outcome> {
-    let (stop, retries) = (CancellationToken::new(), Retries::default());
-    let mut sink = First { stop: stop.clone(), ..First::default() };
     let meter = Meter::start(None)?;
     let mut source = PostgresSource::open(scene.source(slot)?).await?;
-    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
-    retries.none()?;
-    Ok(Outcome { tally: Tally { events: sink.events, ids: 0 }, usage: meter.stop()? })
+    let tally = until(&mut source, Nothing(None), End::Streaming).await?;
+    Ok(Outcome { tally, usage: meter.stop()? })
+}
+
+/// The source's first copy into Kafka, as `run_source` of the daemon does it.
+pub(crate) async fn snapshot_to_kafka(scene: &Scene, slot: &str, log: &str) -> Result<Outcome> {
+    let meter = Meter::start(scene.server_pid("kafka"))?;
+    let mut source = PostgresSource::open(scene.source(slot)?).await?;
+    let sink = LogSink::open(&scene.kafka(log), &scene.registry(), DATABASE)?;
+    let tally = until(&mut source, sink, End::Streaming).await?;
+    Ok(Outcome { tally, usage: meter.stop()? })
+}
+
+/// The table in chunks beside the stream, in which nothing else comes, into nothing.
+pub(crate) async fn chunks(scene: &Scene, slot: &str) -> Result<Outcome> {
+    let id = Uuid::new_v4();
+    let (table, scope) = (scene.table_name()?.to_owned(), SnapshotScope::Table);
+    let request = SnapshotRequest { id, table, scope, paused: false, cancelled: false };
+    let asked = SnapshotRequests { requests: Some(vec![request]), held: false };
+    let (_asks, requests) = watch::channel(asked);
+    let meter = Meter::start(None)?;
+    let mut config = scene.source(slot)?;
+    config.initial_copy = InitialCopy::None;
+    let mut source = PostgresSource::open(config).await?;
+    source.follow(requests);
+    let tally = until(&mut source, Nothing(None), End::Read(id)).await?;
+    Ok(Outcome { tally, usage: meter.stop()? })
 }
 
 /// Copies the run's slot.
@@ -69,18 +96,16 @@ pub(crate) async fn drop_slot(scene: &Scene, slot: &str) -> Result<u64> {
 
 /// The source into nothing.
 pub(crate) async fn null(scene: &Scene, slot: &str) -> Result<Outcome> {
-    let (stop, retries) = (CancellationToken::new(), Retries::default());
     let held = SourceCursor { slot: slot.to_owned(), ..scene.begun()?.cursor.clone() };
-    let mut sink = Until::new(Nothing(held), scene, &stop)?;
+    let end = End::Beyond(scene.truth()?.end);
     let meter = Meter::start(None)?;
     let mut source = PostgresSource::open(scene.source(slot)?).await?;
     source.know(scene.begun()?.tables.iter().cloned());
-    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
-    retries.none()?;
+    let tally = until(&mut source, Nothing(Some(held)), end).await?;
     let walsender = walsender_cpu(scene, slot).await?;
     let mut usage = meter.stop()?;
     usage.server_cpu = walsender;
-    Ok(Outcome { tally: sink.tally, usage })
+    Ok(Outcome { tally, usage })
 }
 
 /// Gives a log its topics, and the position record that the stream goes on from.
@@ -98,16 +123,27 @@ pub(crate) async fn begin_log(scene: &Scene, slot: &str, log: &str) -> Result<()
 
 /// The source into Kafka, as `run_source` of the daemon does it.
 pub(crate) async fn kafka(scene: &Scene, slot: &str, log: &str) -> Result<Outcome> {
-    let (stop, retries) = (CancellationToken::new(), Retries::default());
+    let end = End::Beyond(scene.truth()?.end);
     let meter = Meter::start(scene.server_pid("kafka"))?;
     let mut source = PostgresSource::open(scene.source(slot)?).await?;
     let mut sink = LogSink::open(&scene.kafka(log), &scene.registry(), DATABASE)?;
     sink.cursor().await?;
     source.know(sink.tables().cloned());
-    let mut sink = Until::new(sink, scene, &stop)?;
-    pipeline::run(&mut source, &mut sink, &stop, &|error| retries.note(error)).await?;
+    let tally = until(&mut source, sink, end).await?;
+    Ok(Outcome { tally, usage: meter.stop()? })
+}
+
+/// Runs the source into `sink` until `end` is durable there; returns the rows.
+async fn until<K: Sink<LogBatch, SourceCursor>>(
+    source: &mut PostgresSource,
+    sink: K,
+    end: End,
+) -> Result<Tally> {
+    let (stop, retries) = (CancellationToken::new(), Retries::default());
+    let mut sink = Until { sink, end, stop: stop.clone(), tally: Tally::default() };
+    pipeline::run(source, &mut sink, &stop, &|error| retries.note(error)).await?;
     retries.none()?;
-    Ok(Outcome { tally: sink.tally, usage: meter.stop()? })
+    Ok(sink.tally)
 }
 
 /// CPU-seconds of the server process that feeds a slot in use.
@@ -149,7 +185,6 @@ impl Retries {
 struct First {
     tables: Vec<Arc<Table>>,
     cursor: Option<SourceCursor>,
-    events: u64,
     stop: CancellationToken,
 }
 
@@ -164,7 +199,6 @@ impl Sink<LogBatch, SourceCursor> for First {
                 self.tables.push(Arc::clone(table));
             }
         }
-        self.events += u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
         self.cursor = Some(upto.clone());
         if upto.phase == Phase::Streaming {
             self.stop.cancel();
@@ -173,33 +207,49 @@ impl Sink<LogBatch, SourceCursor> for First {
     }
 }
 
-/// A log that forgets everything, and says that it is where the stream is to begin.
-struct Nothing(SourceCursor);
+/// A log that forgets everything but where it stands.
+struct Nothing(Option<SourceCursor>);
 
 impl Sink<LogBatch, SourceCursor> for Nothing {
     async fn cursor(&mut self) -> CoreResult<Option<SourceCursor>> {
-        Ok(Some(self.0.clone()))
+        Ok(self.0.clone())
     }
 
     async fn apply(&mut self, _: &LogBatch, upto: &SourceCursor) -> CoreResult<()> {
-        self.0 = upto.clone();
+        self.0 = Some(upto.clone());
         Ok(())
     }
 }
 
-/// Counts what the sink has made durable, and stops the run at the end of the workload.
-struct Until<K> {
-    sink: K,
-    end: Lsn,
-    stop: CancellationToken,
-    tally: Tally,
+/// What a run is finished with.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Everything before a place in the WAL.
+    Beyond(Lsn),
+    /// The first copy.
+    Streaming,
+    /// The snapshot with this id.
+    Read(Uuid),
 }
 
-impl<K> Until<K> {
-    fn new(sink: K, scene: &Scene, stop: &CancellationToken) -> Result<Self> {
-        let (end, stop) = (scene.truth()?.end, stop.clone());
-        Ok(Self { sink, end, stop, tally: Tally::default() })
+impl End {
+    fn is_in(self, batch: &LogBatch, upto: &SourceCursor) -> bool {
+        match self {
+            Self::Beyond(lsn) => upto.confirm > lsn,
+            Self::Streaming => upto.phase == Phase::Streaming,
+            Self::Read(id) => {
+                batch.snapshots.iter().any(|it| it.id == id && it.state != SnapshotState::Running)
+            }
+        }
     }
+}
+
+/// Counts what the sink has made durable, and stops the run at its end.
+struct Until<K> {
+    sink: K,
+    end: End,
+    stop: CancellationToken,
+    tally: Tally,
 }
 
 impl<K: Sink<LogBatch, SourceCursor>> Sink<LogBatch, SourceCursor> for Until<K> {
@@ -210,20 +260,14 @@ impl<K: Sink<LogBatch, SourceCursor>> Sink<LogBatch, SourceCursor> for Until<K> 
     async fn apply(&mut self, batch: &LogBatch, upto: &SourceCursor) -> CoreResult<()> {
         self.sink.apply(batch, upto).await?;
         for event in &batch.events {
-            self.tally.events += 1;
-            self.tally.ids += id(event);
+            if let Change::Row { key, .. } = &event.change {
+                self.tally.events += 1;
+                self.tally.ids += id_of_key(key).unwrap_or_default();
+            }
         }
-        if upto.confirm > self.end {
+        if self.end.is_in(batch, upto) {
             self.stop.cancel();
         }
         Ok(())
-    }
-}
-
-/// The id of the changed row.
-fn id(event: &Event) -> i64 {
-    match &event.change {
-        Change::Row { key, .. } => id_of_key(key).unwrap_or_default(),
-        Change::Truncate | Change::Sweep => 0,
     }
 }

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::scene::{Scene, Store};
 use crate::usage::Usage;
 use crate::workload::Tally;
-use crate::{Result, copy, floor, receive, source, store};
+use crate::{Result, floor, receive, snapshot, source, store};
 
 /// The first argument of a process that is a stage.
 pub(crate) const STAGE: &str = "--stage";
@@ -33,8 +33,20 @@ pub(crate) enum Stage {
     },
     /// psql reads the table with several connections: the floor of the snapshot.
     CopyOut,
-    /// The source's snapshot, decoded and encoded, into nothing.
+    /// The source's first copy, decoded and encoded, into nothing.
     Snapshot {
+        /// A slot of its own.
+        slot: String,
+    },
+    /// The same into Kafka.
+    SnapshotToKafka {
+        /// A slot of its own.
+        slot: String,
+        /// The log to begin.
+        log: String,
+    },
+    /// The table read in chunks beside the stream, into nothing.
+    Chunks {
         /// A slot of its own.
         slot: String,
     },
@@ -108,8 +120,12 @@ pub(crate) async fn perform() -> Result<()> {
     let outcome = match stage {
         Stage::Receive { slot } => receive::run(&scene, &slot).await,
         Stage::Null { slot } => source::null(&scene, &slot).await,
-        Stage::CopyOut => copy::out(&scene).await,
+        Stage::CopyOut => snapshot::copy_out(&scene).await,
         Stage::Snapshot { slot } => source::snapshot(&scene, &slot).await,
+        Stage::SnapshotToKafka { slot, log } => {
+            source::snapshot_to_kafka(&scene, &slot, &log).await
+        }
+        Stage::Chunks { slot } => source::chunks(&scene, &slot).await,
         Stage::Kafka { slot, log } => source::kafka(&scene, &slot, &log).await,
         Stage::Produce { log } => floor::produce(&scene, &log).await,
         Stage::Store { log, store } => store::run(&scene, &log, store).await,
