@@ -133,9 +133,7 @@ impl Copying {
     /// Takes what waits.
     pub(crate) fn take(&mut self) -> LogBatch {
         self.bytes = 0;
-        // The next one will be as large, most likely.
-        let events = Vec::with_capacity(self.batch.events.len());
-        std::mem::replace(&mut self.batch, LogBatch { events, ..LogBatch::default() })
+        std::mem::take(&mut self.batch)
     }
 
     fn push(&mut self, table: Arc<Table>, change: Change) {

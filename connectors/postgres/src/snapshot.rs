@@ -391,10 +391,7 @@ impl<'a> Copy<'a> {
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        // The next one will be as large, most likely.
-        let events = Vec::with_capacity(self.batch.events.len());
-        let next = LogBatch { events, ..LogBatch::default() };
-        let batch = std::mem::replace(&mut self.batch, next);
+        let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         self.run.stats.copied(batch.events.len());
         self.rows += u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
