@@ -7,12 +7,13 @@ use crate::config::TableName;
 use crate::error::Context;
 
 /// What is told of one that was dropped.
-pub(crate) const DROPPED: &str = "it was dropped: the log and the stores keep what they have of it";
+pub(crate) const DROPPED: &str =
+    "it was dropped: the log and the stores keep what they have of it, and get nothing more";
 /// What helps then.
 pub(crate) const LET_GO: &str = "take it out of [source] tables";
 
 /// Why a source cannot go on without the table `name`, which is not there. `None` if the log has a
-/// table of that name, which has one of `oids`, and that was dropped: then the log has all of it.
+/// table of that name, which has one of `oids`, and that was dropped: then there is nothing to go on with.
 ///
 /// # Errors
 ///

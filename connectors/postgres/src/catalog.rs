@@ -197,7 +197,8 @@ impl Catalog {
     }
 
     /// Takes a table as a Relation message has it; `raw` is the catalog's view of the same oid,
-    /// `None` if it was dropped since. Returns it if its schema version is new.
+    /// `None` if it was dropped since. Returns it if its schema version is new; not one that is dropped,
+    /// and that nobody has read since the start: it is let go of.
     pub(crate) fn adopt_message(
         &mut self,
         message: &pgoutput::Relation,
@@ -206,6 +207,9 @@ impl Catalog {
     ) -> Result<Option<Arc<Table>>> {
         let name = TableName { schema: message.schema.clone(), name: message.name.clone() };
         let Some(before) = self.relations.get(&message.oid).cloned() else {
+            if raw.is_none() {
+                return Ok(None);
+            }
             return Err(lost(
                 format!("go on with {}.{}", name.schema, name.name),
                 "it was dropped and created again, or published only now",

@@ -237,7 +237,12 @@ impl Incremental {
                 (true, true) => (SnapshotState::Cancelled, None),
                 (true | false, _) => (SnapshotState::Failed, Some(trouble)),
             };
+            let is_gone = state == SnapshotState::Cancelled || trouble.as_deref() == Some(GONE);
             self.end(oid, state, trouble, builder);
+            if is_gone {
+                // There is nothing that they could be read from.
+                builder.repaired(self.repairs.forget(oid));
+            }
         }
         if is_asked {
             self.plan(catalog, builder);

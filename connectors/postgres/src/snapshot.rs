@@ -60,6 +60,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const KEPT_PERCENT_MAX: u64 = 50;
 /// Pieces of a batch that each session makes.
 const PIECES: usize = 2;
+/// How long a connection that copies waits for a table: whoever else is to have it stands before us in
+/// line, and waits for our locks. Then the copy ends, and what is left of it is read beside the stream.
+const LOCK_WAIT: &str = "10s";
 /// A wait for running transactions that somebody should know of.
 const LONG_WAIT: Duration = Duration::from_secs(10);
 
@@ -176,7 +179,8 @@ async fn join(run: &Run, snapshot: &str, count: usize) -> Result<Vec<CopyConnect
     let join = || async {
         let opened = CopyConnection::open(&endpoint, &run.config.application_name, tls.clone());
         let mut connection = opened.await.map_err(|error| from_plain(error, connecting()))?;
-        let begun = connection.execute(&begin_in(snapshot)).await;
+        let begin = format!("{}; set local lock_timeout = '{LOCK_WAIT}'", begin_in(snapshot));
+        let begun = connection.execute(&begin).await;
         begun.map_err(|error| from_plain(error, opening())).map(|()| connection)
     };
     try_join_all((0..count).map(|_| join())).await

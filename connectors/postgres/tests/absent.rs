@@ -1,7 +1,9 @@
 //! Tables that the configuration names and the database has not any more.
 
+use std::time::Duration;
+
 use anabranch_core::{ErrorKind, Level, Phase, SnapshotState};
-use anabranch_postgres::{LogState, check};
+use anabranch_postgres::{LogState, SnapshotRequests, check};
 
 use crate::incremental::{TABLE, followed, whole};
 use crate::support::{Database, Follower, Replica, assert_equal};
@@ -57,6 +59,8 @@ async fn a_table_that_is_dropped_while_nobody_reads_is_let_go_of_before_it_is_co
         follower.step().await.unwrap();
     }
     let replica = follower.release(&database).await;
+    // What it wrote since is still in the WAL.
+    database.run("insert into t values (9000)").await;
     database.run("drop table t; insert into u values (2)").await;
     let mut follower = Follower::start(&database, replica).await;
     follower.settle().await;
@@ -88,9 +92,69 @@ async fn a_snapshot_of_a_table_that_is_dropped_ends_and_is_not_begun_again() {
     replica.log.records(replica.snapshots.values().cloned().collect());
     let mut follower = Follower::start(&database, replica).await;
     follower.ask(&[whole("public.t")]);
+    follower.settle().await;
+    assert_eq!(follower.replica.snapshots[&begun.oid].state, SnapshotState::Cancelled);
+    drop(follower);
+    database.drop().await;
+}
+
+/// A repair that cannot be carried out any more is not tried for ever.
+#[tokio::test]
+async fn a_repair_of_a_table_that_is_dropped_is_forgotten() {
+    let sql = format!(
+        "{}; alter table t alter body set storage external;
+         update t set body = repeat('x', 9000) where id <= 3",
+        schema()
+    );
+    let database = Database::new(&sql, &BOTH).await;
+    let replica = followed(&database).await.release(&database).await;
+    database.run("update t set n = 1 where id <= 3").await;
+    database.run("alter table t alter body type bytea using body::bytea").await;
+    let mut follower = Follower::start(&database, replica).await;
+    follower.ask_all(SnapshotRequests { held: true, ..SnapshotRequests::default() });
+    while follower.replica.log.pending().is_empty() {
+        follower.step().await.unwrap();
+    }
+    database.run("drop table t").await;
+    follower.ask_all(SnapshotRequests::default());
+    let mended = tokio::time::timeout(Duration::from_secs(60), follower.mend());
+    mended.await.expect("it is given up");
     database.run("insert into u values (2)").await;
     follower.catch_up(&database).await;
-    assert_eq!(follower.replica.snapshots[&begun.oid].rows, begun.rows, "nobody reads it");
+    drop(follower);
+    database.drop().await;
+}
+
+/// Whoever waits for a table that the copy has locked stands before its next range in line.
+#[tokio::test]
+async fn a_migration_that_waits_for_the_copy_ends_it_and_the_rest_is_read_beside_the_stream() {
+    let sql = format!(
+        "{}; create table later (id int primary key, v text);
+         insert into later select g, repeat('v', 20) from generate_series(1, 2000) g",
+        schema()
+    );
+    let mut database = Database::new(&sql, &["public.t", "public.later"]).await;
+    database.config.batch_bytes_max = 30_000;
+    database.config.snapshot_sessions = 1.try_into().unwrap();
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    while follower.replica.rows.is_empty() {
+        follower.step().await.unwrap();
+    }
+    let migrator = database.connect().await;
+    let copied = async {
+        database.wait_for("select count(*) > 0 from pg_locks where not granted").await;
+        follower.failure().await
+    };
+    let migrate = "alter table later add column added int default 7";
+    let (migrated, error) = tokio::join!(migrator.batch_execute(migrate), copied);
+    migrated.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    assert!(error.report().contains("lock timeout"), "{error:?}");
+    let mut follower = Follower::start(&database, follower.release(&database).await).await;
+    follower.settle().await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.cursor.as_ref().unwrap().epoch.0, 0, "not from the beginning");
+    assert_equal(&follower, &database, "after a migration in the copy").await;
     drop(follower);
     database.drop().await;
 }
@@ -115,6 +179,7 @@ async fn a_table_that_was_renamed_is_not_taken_for_one_that_was_dropped() {
     assert!(error.report().contains("its name is public.t2 now"), "{error:?}");
     let blocker = found(&database).await;
     assert!(blocker.level == Level::Blocker && blocker.help.contains("public.t2"), "{blocker:?}");
+    database.run("insert into t2 values (9000)").await;
     database.run("drop table t2").await;
     let risk = found(&database).await;
     assert!(risk.level == Level::Risk && risk.seen.contains("dropped"), "{risk:?}");

@@ -24,6 +24,7 @@ impl Incremental {
         let said = self.requests.borrow_and_update().requests.clone();
         let is_known = said.is_some();
         let requests = said.unwrap_or_default();
+        self.let_go(catalog, builder);
         let asked = self.asked(&requests, catalog);
         if is_known {
             // Who is not asked for any more is to end as well.
@@ -34,11 +35,11 @@ impl Incremental {
                 self.end(oid, SnapshotState::Cancelled, None, builder);
             }
         }
-        self.paused = requests
-            .iter()
-            .filter(|said| said.is_paused())
-            .map(|said| said.table.clone())
-            .collect();
+        // What is said of one that has ended by now holds nothing else back.
+        let ended = self.records.values().filter(|record| record.state != SnapshotState::Running);
+        let ended: HashSet<Uuid> = ended.map(|record| record.id).collect();
+        let paused = requests.iter().filter(|said| said.is_paused() && !ended.contains(&said.id));
+        self.paused = paused.map(|said| said.table.clone()).collect();
         self.waiting.clear();
         for (oid, request) in asked {
             self.plan_one(oid, request, builder);
@@ -58,6 +59,18 @@ impl Incremental {
         self.plan_repairs(catalog, builder);
     }
 
+    /// Ends what was begun of tables that are not there, or not read, any more. One that comes back is read
+    /// again.
+    fn let_go(&mut self, catalog: &Catalog, builder: &mut BatchBuilder) {
+        let is_left = |record: &&TableSnapshot| {
+            record.state == SnapshotState::Running && catalog.relation(record.oid).is_none()
+        };
+        let left: Vec<TableSnapshot> = self.records.values().filter(is_left).cloned().collect();
+        for record in left {
+            self.keep(TableSnapshot { state: SnapshotState::Cancelled, ..record }, builder);
+        }
+    }
+
     /// Everything, with the oids of the tables: first what we have begun ourselves, which stands still
     /// or ends as is said of its table.
     fn asked(
@@ -69,8 +82,6 @@ impl Incremental {
             requests.iter().map(|request| (request.table.as_str(), request)).collect();
         let own = self.records.values().filter_map(|record| {
             let (oid, own) = SnapshotRequest::own(record)?;
-            // One that was dropped since has nothing more.
-            catalog.relation(oid)?;
             let said = said.get(record.table.as_str());
             let paused = said.is_some_and(|said| said.is_paused());
             // What was said of another one does not end this.

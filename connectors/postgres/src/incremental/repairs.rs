@@ -68,6 +68,11 @@ impl Pending {
         }
     }
 
+    /// Takes out all of a table that was dropped.
+    pub(super) fn forget(&mut self, oid: u32) -> Vec<RepairKey> {
+        self.0.extract_if(.., |(table, _), _| *table == oid).map(|(of, _)| of).collect()
+    }
+
     /// Takes out what a read of a table that began at `since` has mended: of these keys, or of all.
     pub(super) fn mended(
         &mut self,
