@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 use super::authentication::{Answer, Authentication};
 use super::frame::{Frame, WireError};
@@ -58,14 +58,14 @@ impl Connection {
         let mut connection = Self { connected, buffer: BytesMut::new(), pid: 0 };
         let mut startup = BytesMut::new();
         frontend::startup_message(parameters(endpoint, application_name, mode), &mut startup)?;
-        connection.connected.transport.write_all(&startup).await?;
+        connection.connected.send(&startup).await?;
         let mut authentication = Authentication::new(endpoint, encryption);
         loop {
             let frame = connection.frame().await?;
             match frame.tag {
                 b'R' => {
                     if let Answer::Send(bytes) = authentication.answer(&frame.body)? {
-                        connection.connected.transport.write_all(&bytes).await?;
+                        connection.connected.send(&bytes).await?;
                     }
                 }
                 b'K' => {
@@ -105,7 +105,7 @@ impl Connection {
     pub(super) async fn send(&mut self, command: &str) -> Result<(), WireError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
-        Ok(self.connected.transport.write_all(&out).await?)
+        Ok(self.connected.send(&out).await?)
     }
 
     /// The next message.

@@ -12,12 +12,12 @@
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
-use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::io::WriteHalf;
 
 use super::connection::{Connection, Mode};
 use super::frame::{Frame, HEADER_BYTES, Header, WireError};
 use super::inflow::Inflow;
-use super::transport::Transport;
+use super::transport::{Transport, send};
 use crate::config::Endpoint;
 
 /// What a row comes in.
@@ -81,7 +81,7 @@ impl CopyConnection {
     async fn send(&mut self, sql: &str) -> Result<(), WireError> {
         let mut out = BytesMut::new();
         frontend::query(sql, &mut out)?;
-        Ok(self.writer.write_all(&out).await?)
+        Ok(send(&mut self.writer, &out).await?)
     }
 
     async fn frame(&mut self) -> Result<Frame, WireError> {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use bytes::BufMut;
     use futures::FutureExt;
-    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, duplex};
 
     fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
         let mut out = vec![tag];
@@ -178,7 +178,8 @@ mod tests {
 
     fn connected() -> (CopyConnection, DuplexStream) {
         let (ours, server) = duplex(1 << 20);
-        let connected = Connected { transport: Box::new(ours), socket: None };
+        // As TLS may, it keeps what is sent until it is flushed.
+        let connected = Connected { transport: Box::new(BufStream::new(ours)), socket: None };
         (CopyConnection::over(Connection { connected, buffer: BytesMut::new(), pid: 0 }), server)
     }
 

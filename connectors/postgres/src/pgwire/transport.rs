@@ -1,5 +1,6 @@
 //! TCP, and TLS over it as `sslmode` says.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -24,6 +25,20 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Transport for T {}
 pub(super) struct Connected {
     pub(super) transport: Box<dyn Transport>,
     pub(super) socket: Option<Socket>,
+}
+
+impl Connected {
+    /// Sends all of `bytes` at once.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        send(&mut self.transport, bytes).await
+    }
+}
+
+/// Sends all of `bytes` at once. TLS keeps what it cannot send in the same moment, until it is told to
+/// send it; and a task that has had its share of the runtime can send nothing in that moment.
+pub(super) async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }
 
 /// Connects, and encrypts if both sides will.
