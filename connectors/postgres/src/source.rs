@@ -50,7 +50,7 @@ pub(crate) use run::{Item, Run, abandoned};
 /// Batches that wait for the loop: one, so that the next is made while it is written.
 const BATCHES_MAX: usize = 1;
 /// Time between two tries for the lock. Waiting inside PostgreSQL would hold back its vacuum.
-const LOCK_INTERVAL: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a slot may stay in use before that is an error: a predecessor that was killed is gone
 /// as soon as the server has read from its socket.
 const SLOT_WAIT_MAX: Duration = Duration::from_secs(5);
