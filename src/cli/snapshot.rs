@@ -120,7 +120,7 @@ fn refused(table: &str) -> Error {
 async fn change(config: &Config, which: Which, change: SnapshotChange) -> Result<()> {
     let (slot, table) = (&config.source.slot, which.table.as_deref());
     let control = Control::open(config).await?;
-    let (asked, own) = open(control.snapshots(slot).await?, records(config).await?);
+    let (asked, own) = open(control.snapshots(slot).await?, &records(config).await?, change);
     let is_meant = |request: &&SnapshotRequest| table.is_none_or(|table| request.table == table);
     // One that nobody has asked for can be told nothing until somebody does.
     for request in own.iter().filter(is_meant) {
@@ -151,17 +151,22 @@ async fn records(config: &Config) -> Result<Vec<TableSnapshot>> {
     }
 }
 
-/// Of what was asked for, that which has not ended; and what the source has begun by itself, of tables
-/// that nobody asks for.
+/// Of what was asked for, that which has not ended; and what the source has begun by itself and `change`
+/// is to concern: a table stands still as a whole, but what ends is one or the other.
 fn open(
     mut requests: Vec<SnapshotRequest>,
-    records: Vec<TableSnapshot>,
+    records: &[TableSnapshot],
+    change: SnapshotChange,
 ) -> (Vec<SnapshotRequest>, Vec<SnapshotRequest>) {
     let is_open = |record: &TableSnapshot| record.state == SnapshotState::Running;
     let has_ended = |id: Uuid| records.iter().any(|record| record.id == id && !is_open(record));
     requests.retain(|request| !request.cancelled && !has_ended(request.id));
-    let asked = |record: &TableSnapshot| requests.iter().any(|open| open.table == record.table);
-    let own = records.iter().filter(|record| record.by_itself && is_open(record) && !asked(record));
+    let is_changed = |record: &TableSnapshot| {
+        let is_asked = requests.iter().any(|open| open.table == record.table);
+        change == SnapshotChange::Cancel || !is_asked
+    };
+    let own =
+        records.iter().filter(|record| record.by_itself && is_open(record) && is_changed(record));
     let request = |record: &TableSnapshot| SnapshotRequest {
         id: record.id,
         table: record.table.clone(),
@@ -259,9 +264,14 @@ mod tests {
             record(6, "own", true, running),
             record(7, "copied", true, done),
         ];
-        let (asked, own) = open(requests, records);
+        let own_of =
+            |id, name| SnapshotRequest { scope: SnapshotScope::Table, ..request(id, name) };
+        let (asked, own) = open(requests.clone(), &records, SnapshotChange::Pause);
         assert_eq!(asked, [request(2, "running"), request(3, "waits")]);
-        assert_eq!(own, [SnapshotRequest { scope: SnapshotScope::Table, ..request(6, "own") }]);
+        assert_eq!(own, [own_of(6, "own")], "what waits stands still with what is before it");
+        let (asked, own) = open(requests, &records, SnapshotChange::Cancel);
+        assert_eq!(asked, [request(2, "running"), request(3, "waits")]);
+        assert_eq!(own, [own_of(5, "waits"), own_of(6, "own")]);
     }
 
     #[test]

@@ -7,21 +7,17 @@ use anabranch_core::{SnapshotState, TableSnapshot};
 use super::{Family, Kind, Sample};
 use crate::status::Report;
 
-/// What the last snapshot of a table can have come to, in the words of the metrics.
-const STATES: [(SnapshotState, &str); 4] = [
-    (SnapshotState::Running, "running"),
-    (SnapshotState::Done, "done"),
-    (SnapshotState::Cancelled, "cancelled"),
-    (SnapshotState::Failed, "failed"),
-];
+/// What the last snapshot of a table can have come to.
+const STATES: [SnapshotState; 4] =
+    [SnapshotState::Running, SnapshotState::Done, SnapshotState::Cancelled, SnapshotState::Failed];
 
 pub(super) fn families(report: &Report) -> Vec<Family> {
     let count = |wanted: SnapshotState| {
         let found = report.snapshots.iter().filter(|snapshot| snapshot.state == wanted).count();
         u64::try_from(found).unwrap_or(u64::MAX)
     };
-    let states = STATES.into_iter().map(|(state, word)| Sample {
-        labels: vec![("state", Cow::Borrowed(word))],
+    let states = STATES.into_iter().map(|state| Sample {
+        labels: vec![("state", Cow::Owned(state.word().to_lowercase()))],
         value: count(state).into(),
     });
     let help = "Tables by what their last snapshot beside the stream has come to.";

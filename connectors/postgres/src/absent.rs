@@ -23,8 +23,7 @@ pub(crate) async fn obstacle(
     name: &TableName,
     oids: &[u32],
 ) -> Result<Option<Error>> {
-    let full_name = format!("{}.{}", name.schema, name.name);
-    let action = || format!("read {full_name}");
+    let action = || format!("read {name}");
     let query = "
         select n.nspname || '.' || c.relname
         from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = any($1) limit 1";

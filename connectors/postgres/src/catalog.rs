@@ -211,7 +211,7 @@ impl Catalog {
                 return Ok(None);
             }
             return Err(lost(
-                format!("go on with {}.{}", name.schema, name.name),
+                format!("go on with {name}"),
                 "it was dropped and created again, or published only now",
             ));
         };

@@ -13,6 +13,7 @@ use crate::binary::BinaryFormat;
 use crate::columns::ColumnRules;
 use crate::guard::WalGuardConfig;
 use crate::spool::SpoolConfig;
+pub(crate) use crate::table_name::TableName;
 use crate::value::ValuePolicies;
 use crate::watchdog::WatchdogConfig;
 
@@ -169,13 +170,6 @@ pub(crate) struct Endpoint {
     pub(crate) sql: tokio_postgres::Config,
 }
 
-/// The name of a table, as the configuration has it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TableName {
-    pub(crate) schema: String,
-    pub(crate) name: String,
-}
-
 fn default_name() -> String {
     DEFAULT_NAME.to_owned()
 }
@@ -274,7 +268,7 @@ impl PostgresConfig {
     /// The tables, split into schema and name.
     pub(crate) fn table_names(&self) -> Result<Vec<TableName>> {
         let mut names =
-            self.tables.iter().map(|text| table_name(text)).collect::<Result<Vec<_>>>()?;
+            self.tables.iter().map(|text| TableName::parse(text)).collect::<Result<Vec<_>>>()?;
         names.sort();
         names.dedup();
         Ok(names)
@@ -389,16 +383,6 @@ fn ssl_mode(text: &str) -> Result<SslMode> {
                 .with_help("it is one of disable, prefer, require, verify-ca, verify-full"));
         }
     })
-}
-
-fn table_name(text: &str) -> Result<TableName> {
-    match text.split_once('.') {
-        Some((schema, name)) if !schema.is_empty() && !name.is_empty() => {
-            Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
-        }
-        Some(_) | None => Err(Error::new(ErrorKind::Config, format!("use table {text:?}"))
-            .with_help("write \"schema.table\", for example \"public.orders\"")),
-    }
 }
 
 #[cfg(test)]

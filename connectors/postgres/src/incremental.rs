@@ -63,9 +63,6 @@ const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// Time before a worker that failed tries again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Why a snapshot ends whose table was dropped.
-const GONE: &str = "the table is gone";
-
 /// Every snapshot that is asked for.
 pub(crate) type Requests = watch::Receiver<SnapshotRequests>;
 
@@ -108,9 +105,17 @@ struct Job {
     /// It reads the same chunk again and again.
     waits: Option<Wait>,
     /// Why it cannot go on.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
     /// The rows of a repair, by their keys: it leaves no record, but is asked for until it is done.
     repairs: Option<Vec<Bytes>>,
+}
+
+/// Why a snapshot ends before its end.
+#[derive(Debug)]
+enum Trouble {
+    /// Its table was dropped.
+    Gone,
+    Failed(String),
 }
 
 /// What a job waits for.
@@ -228,22 +233,7 @@ impl Incremental {
         let is_asked =
             std::mem::take(&mut self.is_asked) || self.requests.has_changed().unwrap_or(false);
         let is_due = std::mem::take(&mut self.is_due) || is_asked;
-        let failed =
-            self.jobs.iter_mut().filter_map(|job| Some((job.record.oid, job.trouble.take()?)));
-        for (oid, trouble) in failed.collect::<Vec<_>>() {
-            let by_itself = self.records.get(&oid).is_some_and(|record| record.by_itself);
-            // Nobody asked for it, and there is nothing that anybody could do.
-            let (state, trouble) = match (by_itself, trouble == GONE) {
-                (true, true) => (SnapshotState::Cancelled, None),
-                (true | false, _) => (SnapshotState::Failed, Some(trouble)),
-            };
-            let is_gone = state == SnapshotState::Cancelled || trouble.as_deref() == Some(GONE);
-            self.end(oid, state, trouble, builder);
-            if is_gone {
-                // There is nothing that they could be read from.
-                builder.repaired(self.repairs.forget(oid));
-            }
-        }
+        self.end_failed(builder);
         if is_asked {
             self.plan(catalog, builder);
         }
@@ -265,6 +255,28 @@ impl Incremental {
             self.idle.clear();
         }
         self.tell(now);
+    }
+
+    /// Ends those that cannot go on.
+    fn end_failed(&mut self, builder: &mut BatchBuilder) {
+        let failed = self.jobs.iter_mut().filter_map(|job| {
+            let trouble = job.trouble.take()?;
+            Some((job.record.oid, job.record.by_itself, trouble))
+        });
+        for (oid, by_itself, trouble) in failed.collect::<Vec<_>>() {
+            let is_gone = matches!(trouble, Trouble::Gone);
+            let (state, why) = match trouble {
+                // Nobody asked for it, and there is nothing that anybody could do.
+                Trouble::Gone if by_itself => (SnapshotState::Cancelled, None),
+                Trouble::Gone => (SnapshotState::Failed, Some("the table is gone".to_owned())),
+                Trouble::Failed(why) => (SnapshotState::Failed, Some(why)),
+            };
+            self.end(oid, state, why, builder);
+            if is_gone {
+                // There is nothing that they could be read from.
+                builder.repaired(self.repairs.forget(oid));
+            }
+        }
     }
 
     /// Says now and then how far each is.
@@ -383,9 +395,9 @@ impl Incremental {
         let Some(job) = self.jobs.iter_mut().find(is_its) else { return };
         match news {
             News::Chunk(chunk) => job.chunk = Some(chunk),
-            News::Gone => job.trouble = Some(GONE.to_owned()),
+            News::Gone => job.trouble = Some(Trouble::Gone),
             News::Failed(error) if error.kind() == ErrorKind::Transient => job.retry(&error),
-            News::Failed(error) => job.trouble = Some(error.report()),
+            News::Failed(error) => job.trouble = Some(Trouble::Failed(error.report())),
         }
         self.is_due |= job.trouble.is_some();
     }

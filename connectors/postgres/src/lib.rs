@@ -56,6 +56,7 @@ mod source;
 mod spool;
 mod stats;
 mod streaming;
+mod table_name;
 mod teardown;
 mod tls;
 mod transaction;

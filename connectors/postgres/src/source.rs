@@ -258,8 +258,7 @@ impl PostgresSource {
             let Some(table) = by_name.get(&name) else {
                 let known = self.known.named(&name.schema, &name.name);
                 absent::obstacle(session, &name, &known).await?.map_or(Ok(()), Err)?;
-                let table = format!("{}.{}", name.schema, name.name);
-                tracing::warn!(table, "{}; {}", absent::DROPPED, absent::LET_GO);
+                tracing::warn!(table = %name, "{}; {}", absent::DROPPED, absent::LET_GO);
                 continue;
             };
             table.require_readable()?;

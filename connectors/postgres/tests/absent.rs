@@ -21,9 +21,8 @@ fn schema() -> String {
     format!("{TABLE}; create table u (id int primary key); insert into u values (1)")
 }
 
-/// Its lock waits for the copy, and then it is gone: what it had stays, and the rest goes on.
-#[tokio::test]
-async fn a_table_that_is_dropped_while_it_is_copied_is_let_go_of() {
+/// In the middle of the first copy.
+async fn half_copied() -> (Database, Follower) {
     let mut database = Database::new(&schema(), &BOTH).await;
     database.config.batch_bytes_max = 100_000;
     let mut follower = Follower::start(&database, Replica::default()).await;
@@ -31,6 +30,13 @@ async fn a_table_that_is_dropped_while_it_is_copied_is_let_go_of() {
         follower.step().await.unwrap();
     }
     assert_eq!(follower.replica.cursor.as_ref().unwrap().phase, Phase::Snapshot);
+    (database, follower)
+}
+
+/// Its lock waits for the copy, and then it is gone: what it had stays, and the rest goes on.
+#[tokio::test]
+async fn a_table_that_is_dropped_while_it_is_copied_is_let_go_of() {
+    let (database, mut follower) = half_copied().await;
     let read = async {
         database.wait_for("select count(*) > 0 from pg_locks where not granted").await;
         follower.settle().await;
@@ -52,12 +58,7 @@ async fn a_table_that_is_dropped_while_it_is_copied_is_let_go_of() {
 
 #[tokio::test]
 async fn a_table_that_is_dropped_while_nobody_reads_is_let_go_of_before_it_is_copied() {
-    let mut database = Database::new(&schema(), &BOTH).await;
-    database.config.batch_bytes_max = 100_000;
-    let mut follower = Follower::start(&database, Replica::default()).await;
-    while follower.replica.rows.len() < 1_000 {
-        follower.step().await.unwrap();
-    }
+    let (mut database, follower) = half_copied().await;
     let replica = follower.release(&database).await;
     // What it wrote since is still in the WAL.
     database.run("insert into t values (9000)").await;
@@ -145,7 +146,8 @@ async fn a_migration_that_waits_for_the_copy_ends_it_and_the_rest_is_read_beside
         database.wait_for("select count(*) > 0 from pg_locks where not granted").await;
         follower.failure().await
     };
-    let migrate = "alter table later add column added int default 7";
+    let migrate = "truncate later; alter table later add column added int default 7;
+                   insert into later values (1, 'new')";
     let (migrated, error) = tokio::join!(migrator.batch_execute(migrate), copied);
     migrated.unwrap();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");

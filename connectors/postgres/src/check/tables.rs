@@ -50,8 +50,7 @@ pub(super) async fn look(
 ) -> Result<()> {
     let book = RuleBook::new(facts.config);
     for name in facts.config.table_names()? {
-        let full_name = format!("{}.{}", name.schema, name.name);
-        let subject = format!("table {full_name}");
+        let subject = format!("table {name}");
         let Some(table) = tables.iter().find(|table| table.name() == name) else {
             match absent::obstacle(&facts.session, &name, &logged(facts, &name)).await? {
                 Some(error) => findings.blocker(&subject, &error),

@@ -9,7 +9,7 @@ use anabranch_core::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Chunk, Incremental, Job, SnapshotScope, Step, Window};
+use super::{Chunk, Incremental, Job, SnapshotScope, Step, Trouble, Window};
 use crate::batch::BatchBuilder;
 use crate::catalog::{Catalog, Relation};
 use crate::copy_row::CopyFormat;
@@ -49,7 +49,7 @@ impl Incremental {
                 table
             }
             Err(error) => {
-                job.trouble = Some(error.report());
+                job.trouble = Some(Trouble::Failed(error.report()));
                 self.is_due = true;
                 return;
             }
@@ -58,8 +58,8 @@ impl Incremental {
         job.resize(chunk.rows.len(), chunk.bytes);
         let began_us = chunk.began_us;
         if !chunk.is_first && chunk.end.is_some() && chunk.end == job.record.after {
-            job.trouble =
-                Some("its chunks do not advance: is the condition one expression?".into());
+            let why = "its chunks do not advance: is the condition one expression?";
+            job.trouble = Some(Trouble::Failed(why.to_owned()));
             self.is_due = true;
             return;
         }
@@ -75,7 +75,8 @@ impl Incremental {
         if is_done {
             record.state = SnapshotState::Done;
             tracing::info!(table = record.table, rows = record.rows, "its snapshot is complete");
-            let job = self.jobs.swap_remove(place);
+            let mut job = self.jobs.swap_remove(place);
+            job.worker.rest();
             if let (true, Some(since)) = (job.is_repairing(), record.since) {
                 let keys = job.repairs.as_deref();
                 builder.repaired(self.repairs.mended(record.oid, since, keys));

@@ -60,6 +60,11 @@ impl Worker {
         (self.id, self.number) == (reader, number)
     }
 
+    /// What it may still say of its last chunk counts no more.
+    pub(crate) fn rest(&mut self) {
+        self.number += 1;
+    }
+
     /// Has the next chunk read, of the table `oid`.
     pub(crate) fn ask(&mut self, oid: u32, part: Part, rows: usize) {
         self.number += 1;

@@ -155,18 +155,11 @@ fn pass(frame: &Frame, during: &'static str) -> Result<(), WireError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::tests::frame;
     use super::super::transport::Connected;
     use super::*;
-    use bytes::BufMut;
     use futures::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, duplex};
-
-    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
-        let mut out = vec![tag];
-        out.put_u32(u32::try_from(body.len()).unwrap() + 4);
-        out.extend_from_slice(body);
-        out
-    }
 
     /// What the server says to a copy of `rows`.
     fn copy(rows: &[&[u8]]) -> Vec<u8> {

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use anabranch_core::Lsn;
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
+
+use super::transport::send;
 
 /// The longest time between two statuses.
 const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
@@ -81,11 +83,7 @@ pub(super) async fn run<W: AsyncWrite + Send + Unpin>(
     loop {
         out.clear();
         durable.status(&mut out);
-        let sent = async {
-            writer.write_all(&out).await?;
-            writer.flush().await
-        };
-        if let Err(error) = sent.await {
+        if let Err(error) = send(&mut writer, &out).await {
             return error;
         }
         let moved_at = Instant::now() + MOVED_INTERVAL;

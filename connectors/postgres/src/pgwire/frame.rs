@@ -158,8 +158,17 @@ impl Frame {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use bytes::BufMut;
+
+    /// A message as the server sends it.
+    pub(in super::super) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag];
+        out.put_u32(u32::try_from(body.len()).unwrap() + 4);
+        out.extend_from_slice(body);
+        out
+    }
 
     #[test]
     fn frames_are_cut_off_when_whole() {

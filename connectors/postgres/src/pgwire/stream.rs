@@ -122,17 +122,10 @@ impl ReplicationStream {
 #[cfg(test)]
 mod tests {
     use super::super::frame::NOT_IN_STATE;
+    use super::super::frame::tests::frame;
     use super::*;
-    use bytes::BufMut;
     use futures::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-
-    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
-        let mut out = vec![tag];
-        out.put_u32(u32::try_from(body.len()).unwrap() + 4);
-        out.extend_from_slice(body);
-        out
-    }
 
     fn data(body: &[u8]) -> Vec<u8> {
         frame(b'd', &[b"w", &[0; 24][..], body].concat())
