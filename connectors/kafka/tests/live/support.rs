@@ -316,9 +316,9 @@ impl Store {
         source: &mut TopicSource,
         mut done: impl FnMut(&Self) -> bool,
     ) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
         while !done(self) {
-            let next = tokio::time::timeout_at(deadline, source.next());
+            // Of each batch: how many there are is up to who writes, and how fast that is.
+            let next = tokio::time::timeout(PATIENCE, source.next());
             let (batch, upto) = next.await.expect("no batch came").unwrap().expect("it ended");
             self.apply(&batch, &upto);
             source.confirm(upto).await.unwrap();
