@@ -62,6 +62,8 @@ async fn carry(
         loop {
             if primary.syncs_slots().await {
                 primary.run("select pg_log_standby_snapshot()").await;
+                // Flushed without a transaction, so that the position is just behind the snapshot.
+                primary.run("select pg_logical_emit_message(false, 'carried', '', true)").await;
             }
             let at = primary.position().await;
             follower.reach(at.parse().unwrap()).await;
