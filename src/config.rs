@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use anabranch_core::selection::{left_out, whole_schema};
 use anabranch_core::{Error, ErrorKind, Result, Secret};
 use anabranch_delta::DeltaConfig;
 use anabranch_elasticsearch::ElasticsearchConfig;
@@ -64,7 +65,7 @@ impl Default for AdminConfig {
 /// `[sinks.NAME]`.
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
-    /// The tables it follows, as `schema.table`; all of the log's if absent.
+    /// The tables it follows, as [`takes_in`](anabranch_core::selection::takes_in) has them; all of the log's if absent.
     pub tables: Option<Vec<String>>,
     /// The system behind it.
     pub store: StoreConfig,
@@ -136,13 +137,22 @@ impl Config {
         let (control, setting) = self.control_database();
         control.validate().map_err(|error| error.renaming("[source] url", setting))?;
         for (name, sink) in &self.sinks {
-            let unknown = |table: &&String| !self.source.tables.contains(table);
-            if let Some(table) = sink.tables.iter().flatten().find(unknown) {
+            if let Some(table) = sink.tables.iter().flatten().find(|table| !self.has(table)) {
                 return Err(wrong(format!("follow table {table} in [sinks.{name}]"))
                     .with_help("name it in [source] tables first, as \"schema.table\""));
             }
         }
         Ok(())
+    }
+
+    /// Whether an entry of a sink's list can be about what the source reads.
+    fn has(&self, entry: &str) -> bool {
+        let read = &self.source.tables;
+        let of_schema =
+            |schema: &str| read.iter().any(|text| text.starts_with(&format!("{schema}.")));
+        left_out(entry).is_some()
+            || self.source.takes_in(entry)
+            || whole_schema(entry).is_some_and(of_schema)
     }
 
     /// The database of the control schema, and the setting that names it.
@@ -305,6 +315,18 @@ mod tests {
             assert!(report.contains(wanted) && !report.contains('\n'), "{report}");
             assert!(!report.contains("s3cret"), "{report}");
         }
+    }
+
+    #[test]
+    fn a_sink_follows_what_the_source_reads() {
+        let lists = |source: &str, sink: &str| {
+            let text = GOOD.replacen("[\"public.orders\"]", source, 1);
+            parse(&text.replacen("[\"public.orders\"]", sink, 1)).map(drop)
+        };
+        lists("[\"shop.*\"]", "[\"shop.orders\"]").unwrap();
+        lists("[\"shop.orders\", \"public.t\"]", "[\"shop.*\", \"!shop.audit\"]").unwrap();
+        lists("[\"shop.*\"]", "[\"public.*\"]").unwrap_err();
+        lists("[\"shop.*\", \"!shop.audit\"]", "[\"shop.audit\"]").unwrap_err();
     }
 
     #[test]

@@ -89,6 +89,27 @@ async fn a_table_is_added_to_a_log_that_is_there() {
     world.stop().await;
 }
 
+/// Where the configuration takes in a schema, a table that is published is read while the daemon runs.
+#[tokio::test]
+async fn a_table_that_is_published_is_in_every_store_without_a_restart() {
+    let _turn = services::shared().await;
+    let mut world = World::new(SCHEMA, &["public.t", "public.other"]).await;
+    world.toml = world.toml.replacen("[\"public.t\", \"public.other\"]", "[\"public.*\"]", 1);
+    world.start();
+    world.wait_equal().await;
+    let late =
+        "CREATE TABLE late (id int PRIMARY KEY, v text); INSERT INTO late VALUES (1, 'before')";
+    let publish = format!("ALTER PUBLICATION {} ADD TABLE late", world.name);
+    world.run(&format!("{late}; {publish}; INSERT INTO late VALUES (2, 'after')")).await;
+    world.tables.push("public.late".into());
+    world.wait_equal().await;
+    world.run("UPDATE late SET v = 'changed' WHERE id = 1; DELETE FROM late WHERE id = 2").await;
+    world.wait_equal().await;
+    let status = world.must(&["snapshot", "status"]).await;
+    assert!(status.contains("public.late") && status.contains("done"), "{status}");
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn snapshots_are_asked_for_changed_and_refused_by_name() {
     let _turn = services::shared().await;

@@ -106,8 +106,8 @@ fn texts(key: &str) -> Result<Vec<String>> {
     })
 }
 
-fn require_known(config: &Config, table: &String) -> Result<()> {
-    if config.source.tables.contains(table) {
+fn require_known(config: &Config, table: &str) -> Result<()> {
+    if config.source.takes_in(table) {
         return Ok(());
     }
     Err(refused(table).with_help("it must be in [source] tables, as \"schema.table\""))

@@ -27,6 +27,7 @@ mod repair;
 mod rereads;
 pub mod resume;
 mod secret;
+pub mod selection;
 mod sink;
 mod snapshot;
 mod source;

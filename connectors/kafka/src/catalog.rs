@@ -4,7 +4,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anabranch_core::Result;
+use anabranch_core::selection::takes_in;
+use anabranch_core::{Result, Table};
 use uuid::Uuid;
 
 use crate::schemas::{SchemaRecord, Tables};
@@ -14,7 +15,7 @@ use crate::{KafkaConfig, error, progress};
 #[derive(Debug)]
 pub(crate) struct Catalog {
     config: KafkaConfig,
-    /// The tables to look at, as `schema.table`; all if `None`.
+    /// The tables to look at, as [`takes_in`] has them; all if `None`.
     wanted: Option<Vec<String>>,
     pub(crate) log: Uuid,
     known: Mutex<Known>,
@@ -75,8 +76,8 @@ impl Catalog {
     /// The newest version of every wanted table of this log.
     pub(crate) fn all(&self) -> Vec<Arc<SchemaRecord>> {
         let is_wanted = |record: &SchemaRecord| {
-            let name = record.table.full_name();
-            self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&name))
+            let Table { schema, name, .. } = &*record.table;
+            self.wanted.as_ref().is_none_or(|wanted| takes_in(wanted, schema, name))
         };
         let hit = |record: &&Arc<SchemaRecord>| record.log == self.log && is_wanted(record);
         self.known().tables.all().filter(hit).map(Arc::clone).collect()

@@ -3,12 +3,14 @@
 use anabranch_core::{Error, Result, SourceCursor};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
+use crate::catalog::KnownTables;
 use crate::config::PostgresConfig;
 use crate::dropped::DroppedSlots;
 use crate::error::{Context, history_lost};
 use crate::history::{Decision, Plan};
 use crate::loss::{Gap, Loss, WayOn};
 use crate::pgwire::{Identity, ReplicationConnection};
+use crate::scope;
 use crate::session::Session;
 use crate::source::{Gathered, connect_replication};
 
@@ -75,6 +77,8 @@ pub(crate) async fn foresee(config: &PostgresConfig, after: &SourceCursor) -> Re
 
 async fn examine(config: &PostgresConfig, after: &SourceCursor) -> Result<Examined> {
     let session = Session::open(config).await?;
+    let known = KnownTables::default();
+    let config = &scope::resolve(&session, config, &known).await?.config;
     let (mut replication, identity) = connect_replication(config).await?;
     let facts = (identity, Some(after));
     let gathered = Gathered::read(config, &session, &mut replication, facts).await?;

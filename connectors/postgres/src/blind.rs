@@ -34,7 +34,8 @@ pub(crate) fn missed(
     Ok(missed)
 }
 
-fn obstacle(table: &RawTable, known: &KnownTables) -> Option<&'static str> {
+/// Why no snapshot beside the stream brings `table`, which the log does not have, into it.
+pub(crate) fn obstacle(table: &RawTable, known: &KnownTables) -> Option<&'static str> {
     if table.append_only {
         return Some(
             "it was not read for a while, and has no key by which it could be read beside the stream",

@@ -127,6 +127,11 @@ impl Catalog {
         self.leaves.observe(message, |oid| relations.contains_key(&oid));
     }
 
+    /// What the log has.
+    pub(crate) fn known(&self) -> &KnownTables {
+        &self.known
+    }
+
     /// Whether a Relation message is about one of our tables, by oid or by name.
     pub(crate) fn concerns(&self, message: &pgoutput::Relation) -> bool {
         let name = (message.schema.as_str(), message.name.as_str());

@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use anabranch_core::{Error, Finding, Level, Result, SourceCursor, Table};
 
-use crate::catalog::load_by_name;
+use crate::catalog::{KnownTables, load_by_name};
 use crate::config::PostgresConfig;
+use crate::scope::{self, LeftOut};
 use crate::server::Server;
 use crate::session::Session;
 use settings::Settings;
@@ -52,6 +53,8 @@ pub async fn check(config: &PostgresConfig, log: Option<&LogState>) -> Vec<Findi
 struct Facts<'a> {
     config: &'a PostgresConfig,
     log: Option<&'a LogState>,
+    /// Its tables, if it was given.
+    known: KnownTables,
     session: Session,
     server: Server,
     settings: Settings,
@@ -110,7 +113,16 @@ async fn look(
     findings.fine("connection", config.endpoint()?.name());
     let server = Server::read(&session).await?;
     let settings = Settings::read(&session).await?;
-    let facts = Facts { config, log, session, server, settings };
+    let known = KnownTables::default();
+    log.into_iter().flat_map(|log| &log.tables).for_each(|table| known.logged(Arc::clone(table)));
+    let scope = scope::resolve(&session, config, &known).await?;
+    findings.take("tables", scope.require_some(&known));
+    for LeftOut { name, why, .. } in &scope.left_out {
+        let finding = Finding::blocker(named(format!("table {name}, left out")), why, "");
+        findings.0.push(Finding { level: Level::Risk, ..finding });
+    }
+    let facts = Facts { config: &scope.config, log, known, session, server, settings };
+    let config = facts.config;
     server::judge(&facts.server, &facts.settings, config, findings);
     let looked = capacity::look(&facts, findings).await;
     findings.take("capacity", looked);

@@ -46,7 +46,8 @@ pub struct PostgresConfig {
     /// The publication; it is created if it is missing at the first start.
     #[serde(default = "default_name")]
     pub publication: String,
-    /// The tables, as `schema.table`.
+    /// The tables: `schema.table`, `schema.*` for what is published of a schema, and
+    /// `!schema.table` for one to leave out of that.
     #[serde(default)]
     pub tables: Vec<String>,
     /// Those of the tables of which only inserts and TRUNCATEs are followed.
@@ -265,12 +266,11 @@ impl PostgresConfig {
         Ok(Endpoint { host, port, user, password, database, ssl, sql })
     }
 
-    /// The tables, split into schema and name.
+    /// The tables that are named one by one, split into schema and name.
     pub(crate) fn table_names(&self) -> Result<Vec<TableName>> {
         let mut names =
-            self.tables.iter().map(|text| TableName::parse(text)).collect::<Result<Vec<_>>>()?;
+            self.named().iter().map(|text| TableName::parse(text)).collect::<Result<Vec<_>>>()?;
         names.sort();
-        names.dedup();
         Ok(names)
     }
 
@@ -310,10 +310,6 @@ impl PostgresConfig {
             return Err(config(&format!("publication name {:?}", self.publication))
                 .with_help("a publication is named by 1 to 56 bytes"));
         }
-        if self.tables.is_empty() {
-            return Err(config("a source without tables")
-                .with_help("name them in [source] tables, as \"schema.table\""));
-        }
         if self.batch_bytes_max == 0 {
             return Err(config("batch_bytes_max = 0").with_help("leave it out for 16 MiB"));
         }
@@ -327,12 +323,12 @@ impl PostgresConfig {
         self.validate_rules()?;
         self.wal_guard.validate()?;
         self.watchdog.validate()?;
-        self.table_names().map(drop)
+        self.validate_tables()
     }
 
     /// Rules are for tables that are read, and whole.
     fn validate_rules(&self) -> Result<()> {
-        let unknown = |table: &&String| !self.tables.contains(table);
+        let unknown = |table: &&String| !self.takes_in(table);
         if let Some(table) = self.columns.keys().chain(&self.append_only).find(unknown) {
             return Err(Error::new(ErrorKind::Config, format!("keep a rule for table {table}"))
                 .with_source("it is not read")
@@ -425,6 +421,9 @@ mod tests {
             PostgresConfig { slot: "Not-a-slot".into(), ..good.clone() },
             PostgresConfig { tables: vec![], ..good.clone() },
             PostgresConfig { tables: vec!["orders".into()], ..good.clone() },
+            PostgresConfig { tables: vec!["!public.t".into()], ..good.clone() },
+            PostgresConfig { tables: vec!["a.*".into(), "!a.*".into()], ..good.clone() },
+            PostgresConfig { tables: vec!["a.b".into(), "!a.b".into()], ..good.clone() },
             PostgresConfig { publication: String::new(), ..good.clone() },
             PostgresConfig { batch_bytes_max: 0, ..good.clone() },
             PostgresConfig { append_key: String::new(), ..good.clone() },

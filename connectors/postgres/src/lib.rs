@@ -48,6 +48,7 @@ mod publication;
 mod repair;
 mod reread;
 mod row;
+mod scope;
 mod server;
 mod session;
 mod slot;

@@ -78,15 +78,23 @@ impl<'a> Wanted<'a> {
         } else {
             String::new()
         };
+        let tables: Vec<String> = self.tables.iter().map(table).collect();
+        let tables = match tables.as_slice() {
+            [] => String::new(),
+            tables => format!(" FOR TABLE {}", tables.join(", ")),
+        };
         format!(
-            "CREATE PUBLICATION {} FOR TABLE {} WITH ({publish}publish_via_partition_root = true);",
+            "CREATE PUBLICATION {}{tables} WITH ({publish}publish_via_partition_root = true);",
             escape_identifier(&self.name),
-            self.tables.iter().map(table).collect::<Vec<_>>().join(", ")
         )
     }
 }
 
 impl Publication {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) async fn read(
         client: &Client,
         config: &PostgresConfig,

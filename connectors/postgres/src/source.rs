@@ -36,6 +36,7 @@ use crate::incremental::{Requests, SnapshotRequests};
 use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{Publication, Wanted};
+use crate::scope::{self, Scope};
 use crate::server::Server;
 use crate::session::Session;
 use crate::snapshot;
@@ -183,15 +184,19 @@ impl PostgresSource {
         &self,
         after: Option<SourceCursor>,
     ) -> Result<(Run, mpsc::Receiver<Item>, watch::Sender<bool>)> {
-        let config = &self.config;
-        let session = Session::open(config).await?;
+        let session = Session::open(&self.config).await?;
         let server = Server::read(&session).await?;
         if let (true, Some(_)) = (server.is_standby, &after) {
             return Err(Error::new(ErrorKind::Transient, "replicate from this server")
                 .with_source("it is a standby, and not promoted yet")
                 .with_help("promote it, or point [source] url at the primary"));
         }
-        server.require(&config.application_name)?;
+        server.require(&self.config.application_name)?;
+        let scope = scope::resolve(&session, &self.config, &self.known).await?;
+        scope.require_some(&self.known)?;
+        let Scope { config, left_out } = scope;
+        scope::tell(&left_out);
+        let config = &Arc::new(config);
         let (mut replication, identity) = connect_replication(config).await?;
         same_server(&server, identity)?;
         let facts = (identity, after.as_ref());
@@ -203,7 +208,7 @@ impl PostgresSource {
             stuck_at: self.stats.stuck_at(),
         };
         let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
-        let (tables, types) = self.tables(&session).await?;
+        let (tables, types) = self.tables(&session, config).await?;
         let work = match &self.history {
             Some(history) if after.is_some() => history.open_work().await?,
             Some(_) | None => OpenWork::default(),
@@ -214,8 +219,8 @@ impl PostgresSource {
         if let (false, Some(after)) = (begins, &after) {
             missed = blind::missed(&tables, &self.known, after)?;
         }
-        self.check_publications(&session, &tables).await?;
-        let catalog = self.catalog((&tables, &types), begins)?;
+        check_publications(config, &session, &tables).await?;
+        let catalog = self.catalog(config, (&tables, &types), begins)?;
         let columns = tables.iter().flat_map(RawTable::published_columns);
         let codecs: Vec<Codec> =
             columns.map(|column| types.codec(column.type_oid, column.typmod)).collect();
@@ -238,6 +243,7 @@ impl PostgresSource {
             requests: self.requests.clone(),
             work,
             missed,
+            left_out: left_out.into_iter().map(|left_out| left_out.oid).collect(),
             text_only: self.text_only.clone(),
             durable: Durable::default(),
             pulse: Pulse::default(),
@@ -248,10 +254,14 @@ impl PostgresSource {
     }
 
     /// The configured tables; each must be fit to be read, and be there unless it was dropped.
-    async fn tables(&self, session: &Session) -> Result<(Vec<RawTable>, Types)> {
-        let names = self.config.table_names()?;
-        let (tables, types) = load_by_name(session, &self.config).await?;
-        let book = RuleBook::new(&self.config);
+    async fn tables(
+        &self,
+        session: &Session,
+        config: &PostgresConfig,
+    ) -> Result<(Vec<RawTable>, Types)> {
+        let names = config.table_names()?;
+        let (tables, types) = load_by_name(session, config).await?;
+        let book = RuleBook::new(config);
         let by_name = tables.iter().map(|table| (table.name(), table));
         let by_name: BTreeMap<TableName, &RawTable> = by_name.collect();
         for name in names {
@@ -268,26 +278,20 @@ impl PostgresSource {
     }
 
     /// The tables as they are, or, unless a history begins, as the log has them.
-    fn catalog(&self, (tables, types): (&[RawTable], &Types), begins: bool) -> Result<Catalog> {
-        let mut catalog = Catalog::new(self.config.table_names()?, self.known.clone())
-            .with_rules(RuleBook::new(&self.config));
+    fn catalog(
+        &self,
+        config: &PostgresConfig,
+        (tables, types): (&[RawTable], &Types),
+        begins: bool,
+    ) -> Result<Catalog> {
+        let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
+            .with_rules(RuleBook::new(config));
         for table in tables {
             if begins || !catalog.resume(table, types) {
                 catalog.adopt(table, types)?;
             }
         }
         Ok(catalog)
-    }
-
-    async fn check_publications(&self, session: &Session, tables: &[RawTable]) -> Result<()> {
-        for name in self.config.publications() {
-            let wanted = Wanted::new(&self.config, &name, tables);
-            let publication = Publication::read(session, &self.config, &name).await?;
-            let obstacle =
-                publication.and_then(|found| found.obstacles(&wanted).into_iter().next());
-            obstacle.map_or(Ok(()), Err)?;
-        }
-        Ok(())
     }
 }
 
@@ -343,6 +347,20 @@ impl Source for PostgresSource {
         }
         Ok(())
     }
+}
+
+async fn check_publications(
+    config: &PostgresConfig,
+    session: &Session,
+    tables: &[RawTable],
+) -> Result<()> {
+    for name in config.publications() {
+        let wanted = Wanted::new(config, &name, tables);
+        let publication = Publication::read(session, config, &name).await?;
+        let obstacle = publication.and_then(|found| found.obstacles(&wanted).into_iter().next());
+        obstacle.map_or(Ok(()), Err)?;
+    }
+    Ok(())
 }
 
 /// A connection for replication, and whom it leads to.

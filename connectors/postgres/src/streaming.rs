@@ -1,5 +1,6 @@
 //! Reads the stream: collects transactions while downstream is busy, hands over when it is not.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::pgwire::WireError;
 use crate::publication;
 use crate::reread::Reread;
 use crate::row::RowWriter;
+use crate::scope::{self, LeftOut};
 use crate::session::Session;
 use crate::source::{Item, Run};
 use crate::spool::Spool;
@@ -55,6 +57,8 @@ pub(crate) struct Streaming {
     binary: bool,
     text_only: TextOnly,
     out: mpsc::Sender<Item>,
+    /// Oids of tables that were left out, and somebody was told of.
+    left_out: BTreeSet<u32>,
     /// When the last batch was handed over.
     handed_over: Instant,
     /// When the publication is looked at again.
@@ -95,6 +99,7 @@ impl Streaming {
             text_only,
             requests,
             work,
+            left_out,
             ..
         } = run;
         // The log's position record says it, or nothing that the slot has not confirmed itself.
@@ -142,6 +147,7 @@ impl Streaming {
             binary,
             text_only,
             out,
+            left_out,
             handed_over: now,
             look_at: now + PUBLICATION_INTERVAL,
         })
@@ -363,12 +369,28 @@ impl Streaming {
         let action = || "look at the publication".to_owned();
         self.session.batch_execute(NO_WAIT).await.doing(action)?;
         let tables = membership::wanted(&self.catalog);
-        let found = self.published(&tables).await;
+        let looked = async { Ok((self.published(&tables).await?, self.news(&tables).await?)) };
+        let looked = looked.await;
         self.session.batch_execute("reset lock_timeout").await.doing(action)?;
-        match found {
-            Err(error) if sql_cause(&error).is_some_and(is_taken) => Ok(()),
-            found => self.builder.look(&found?).map_or(Ok(()), |loss| Err(self.lost(loss))),
+        let (found, (new, mut left_out)) = match looked {
+            Err(error) if sql_cause(&error).is_some_and(is_taken) => return Ok(()),
+            looked => looked?,
+        };
+        if let Some(loss) = self.builder.look(&found) {
+            return Err(self.lost(loss));
         }
+        left_out.retain(|table| self.left_out.insert(table.oid));
+        scope::tell(&left_out);
+        if new.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Transient, format!("begin with {}", new.join(", ")))
+            .with_source("the publication has it now, so the stream begins again with it"))
+    }
+
+    /// What came into the scope of the configuration since the stream began.
+    async fn news(&self, read: &[membership::Wanted]) -> Result<(Vec<String>, Vec<LeftOut>)> {
+        scope::news(&self.session, &self.config, (self.catalog.known(), read)).await
     }
 
     /// By which rows the tables are published, all of them.

@@ -29,6 +29,7 @@ mod positions;
 mod property;
 mod publications;
 mod rereads;
+mod schemas;
 mod slots;
 mod streamed;
 mod support;

@@ -31,8 +31,13 @@ impl KnownTables {
         }
     }
 
-    pub(super) fn get(&self, oid: u32) -> Option<Arc<Table>> {
+    pub(crate) fn get(&self, oid: u32) -> Option<Arc<Table>> {
         self.lock().get(&oid).map(|known| Arc::clone(&known.table))
+    }
+
+    /// All of them.
+    pub(crate) fn newest(&self) -> Vec<Arc<Table>> {
+        self.lock().values().map(|known| Arc::clone(&known.table)).collect()
     }
 
     /// Whether the log has said that it holds this version.

@@ -4,7 +4,7 @@ use anabranch_core::{Phase, Result};
 
 use crate::accept::foresee;
 use crate::blind;
-use crate::catalog::{KnownTables, RawTable};
+use crate::catalog::RawTable;
 use crate::error::history_lost;
 use crate::history::{Decision, Plan};
 use crate::loss::Loss;
@@ -34,9 +34,7 @@ pub(super) async fn look(
         return Ok(());
     };
     if position.phase == Phase::Streaming {
-        let known = KnownTables::default();
-        log.tables.iter().cloned().for_each(|table| known.logged(table));
-        match blind::missed(tables, &known, position) {
+        match blind::missed(tables, &facts.known, position) {
             Err(error) => findings.blocker(SUBJECT, &error),
             Ok(missed) => missed.into_iter().for_each(|(_, table)| {
                 findings.fine(

@@ -1,13 +1,10 @@
 //! The tables that are to be read, their partitions, and what never reaches the log.
 
-use std::sync::Arc;
-
 use anabranch_core::{Level, Result};
 
 use crate::absent;
-use crate::catalog::{Access, Generated, KnownTables, RawTable, Types};
+use crate::catalog::{Access, Generated, RawTable, Types};
 use crate::columns::RuleBook;
-use crate::config::TableName;
 use crate::error::Context;
 
 use super::{Facts, Findings};
@@ -52,7 +49,8 @@ pub(super) async fn look(
     for name in facts.config.table_names()? {
         let subject = format!("table {name}");
         let Some(table) = tables.iter().find(|table| table.name() == name) else {
-            match absent::obstacle(&facts.session, &name, &logged(facts, &name)).await? {
+            let known = facts.known.named(&name.schema, &name.name);
+            match absent::obstacle(&facts.session, &name, &known).await? {
                 Some(error) => findings.blocker(&subject, &error),
                 None => findings.risk(&subject, absent::DROPPED, absent::LET_GO),
             }
@@ -72,14 +70,6 @@ pub(super) async fn look(
         }
     }
     Ok(())
-}
-
-/// The oids of the tables of this name that the log has.
-fn logged(facts: &Facts<'_>, name: &TableName) -> Vec<u32> {
-    let known = KnownTables::default();
-    let logged = facts.log.into_iter().flat_map(|log| &log.tables);
-    logged.for_each(|table| known.logged(Arc::clone(table)));
-    known.named(&name.schema, &name.name)
 }
 
 async fn below(facts: &Facts<'_>, table: &RawTable) -> Result<Vec<Below>> {

@@ -1,5 +1,6 @@
 //! One run: from the plan of a `seek` to an error, in a task of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_core::{
@@ -52,6 +53,8 @@ pub(crate) struct Run {
     pub(crate) work: OpenWork,
     /// Tables that nobody read for a while: their oids and names.
     pub(crate) missed: Vec<(u32, String)>,
+    /// Oids of tables that were left out, and somebody was told of.
+    pub(crate) left_out: BTreeSet<u32>,
     pub(crate) text_only: TextOnly,
     pub(crate) durable: Durable,
     pub(crate) pulse: Pulse,
