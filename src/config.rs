@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anabranch_core::selection::{left_out, whole_schema};
-use anabranch_core::{Error, ErrorKind, Result, Secret};
+use anabranch_core::selection::{excluded, whole_schema};
+use anabranch_core::{Error, ErrorKind, Result, Secret, selection};
 use anabranch_delta::DeltaConfig;
 use anabranch_elasticsearch::ElasticsearchConfig;
 use anabranch_kafka::{KafkaConfig, RegistryConfig};
@@ -65,7 +65,7 @@ impl Default for AdminConfig {
 /// `[sinks.NAME]`.
 #[derive(Clone, Debug)]
 pub struct SinkConfig {
-    /// The tables it follows, as [`takes_in`](anabranch_core::selection::takes_in) has them; all of the log's if absent.
+    /// The tables it follows, as [`selection::takes_in`] has them; all of the log's if absent.
     pub tables: Option<Vec<String>>,
     /// The system behind it.
     pub store: StoreConfig,
@@ -137,7 +137,11 @@ impl Config {
         let (control, setting) = self.control_database();
         control.validate().map_err(|error| error.renaming("[source] url", setting))?;
         for (name, sink) in &self.sinks {
-            if let Some(table) = sink.tables.iter().flatten().find(|table| !self.has(table)) {
+            let list = sink.tables.as_deref().unwrap_or_default();
+            selection::validate(list).map_err(|(entry, why)| {
+                wrong(format!("use {entry:?} in [sinks.{name}] tables")).with_source(why)
+            })?;
+            if let Some(table) = list.iter().find(|table| !self.has(table)) {
                 return Err(wrong(format!("follow table {table} in [sinks.{name}]"))
                     .with_help("name it in [source] tables first, as \"schema.table\""));
             }
@@ -150,7 +154,7 @@ impl Config {
         let read = &self.source.tables;
         let of_schema =
             |schema: &str| read.iter().any(|text| text.starts_with(&format!("{schema}.")));
-        left_out(entry).is_some()
+        excluded(entry).is_some()
             || self.source.takes_in(entry)
             || whole_schema(entry).is_some_and(of_schema)
     }

@@ -81,7 +81,7 @@ pub enum Part {
 }
 
 /// Everything that `/status` says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The source, if this process runs it.
     pub source: Option<SourceReport>,

@@ -70,7 +70,7 @@ pub(super) async fn run(config: &Config, json: bool, snapshot: Snapshot) -> Resu
 async fn ask(config: &Config, snapshot: Snapshot) -> Result<()> {
     let Snapshot { tables, condition, keys, .. } = snapshot;
     for table in &tables {
-        require_known(config, table)?;
+        require_known(config, table).await?;
         if config.source.append_only.contains(table) {
             return Err(refused(table).with_source(
                 "it is append-only: without a key its rows cannot be told from those of the stream",
@@ -106,11 +106,19 @@ fn texts(key: &str) -> Result<Vec<String>> {
     })
 }
 
-fn require_known(config: &Config, table: &str) -> Result<()> {
-    if config.source.takes_in(table) {
+async fn require_known(config: &Config, table: &String) -> Result<()> {
+    if config.source.tables.contains(table) {
         return Ok(());
     }
-    Err(refused(table).with_help("it must be in [source] tables, as \"schema.table\""))
+    if !config.source.takes_in(table) {
+        return Err(refused(table).with_help("it must be in [source] tables, as \"schema.table\""));
+    }
+    let tables = anabranch_kafka::admin::tables(&config.kafka).await?;
+    if tables.iter().any(|record| record.table.full_name() == *table) {
+        return Ok(());
+    }
+    let error = refused(table).with_source("the log has no such table");
+    Err(error.with_help("`anabranch check` says which tables of a schema are left out, and why"))
 }
 
 fn refused(table: &str) -> Error {

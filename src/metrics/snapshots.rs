@@ -43,18 +43,63 @@ pub(super) fn families(report: &Report) -> Vec<Family> {
     families
 }
 
-/// A sample for each table whose snapshot is under way: of all that ever were there may be thousands.
+/// A sample for each table whose snapshot has begun and not ended, which are few at a time: there may be
+/// thousands that wait, and thousands that are done.
 fn by_table(
     report: &Report,
     name: &'static str,
     help: &'static str,
     value: impl Fn(&TableSnapshot) -> Option<u64>,
 ) -> Family {
-    let running = report.snapshots.iter().filter(|one| one.state == SnapshotState::Running);
+    let is_read = |one: &&TableSnapshot| one.state == SnapshotState::Running && one.began_us > 0;
+    let running = report.snapshots.iter().filter(is_read);
     let sample = |snapshot: &TableSnapshot| {
         let labels = vec![("table", Cow::Owned(snapshot.table.clone()))];
         Some(Sample { labels, value: value(snapshot)?.into() })
     };
     let samples = running.filter_map(sample).collect();
     Family { samples, ..Family::new(Kind::Gauge, name, help) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anabranch_core::SNAPSHOT_FORMAT;
+    use uuid::Uuid;
+
+    fn snapshot(table: &str, state: SnapshotState, began_us: i64) -> TableSnapshot {
+        TableSnapshot {
+            format: SNAPSHOT_FORMAT,
+            log: Uuid::nil(),
+            id: Uuid::nil(),
+            oid: 7,
+            table: table.to_owned(),
+            by_itself: true,
+            state,
+            trouble: None,
+            since: None,
+            after: None,
+            order: String::new(),
+            rows: 3,
+            expected: 0,
+            began_us,
+            changed_us: began_us,
+        }
+    }
+
+    #[test]
+    fn only_what_is_being_read_has_a_series_of_its_own() {
+        let waiting =
+            (0..5000).map(|n| snapshot(&format!("public.t{n}"), SnapshotState::Running, 0));
+        let done = (0..50).map(|n| snapshot(&format!("public.d{n}"), SnapshotState::Done, 9));
+        let read = snapshot("public.read", SnapshotState::Running, 9);
+        let report =
+            Report { snapshots: waiting.chain(done).chain([read]).collect(), ..Report::default() };
+        let families = families(&report);
+        let rows = families.iter().find(|family| family.name == "snapshot_rows").unwrap();
+        let tables: Vec<&str> = rows.samples.iter().map(|sample| &*sample.labels[0].1).collect();
+        assert_eq!(tables, ["public.read"]);
+        let all: usize = families.iter().map(|family| family.samples.len()).sum();
+        assert!(all < 10, "{all} series");
+    }
 }

@@ -43,6 +43,11 @@ impl TableMarks {
     pub fn get(&self, oid: u32) -> Option<u32> {
         self.0.get(&oid).copied()
     }
+
+    /// The oids of the tables.
+    pub fn oids(&self) -> impl Iterator<Item = u32> {
+        self.0.keys().copied()
+    }
 }
 
 impl FromIterator<(u32, u32)> for TableMarks {

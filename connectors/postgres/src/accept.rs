@@ -10,7 +10,7 @@ use crate::error::{Context, history_lost};
 use crate::history::{Decision, Plan};
 use crate::loss::{Gap, Loss, WayOn};
 use crate::pgwire::{Identity, ReplicationConnection};
-use crate::scope;
+use crate::scope::{self, Logged};
 use crate::session::Session;
 use crate::source::{Gathered, connect_replication};
 
@@ -77,9 +77,11 @@ pub(crate) async fn foresee(config: &PostgresConfig, after: &SourceCursor) -> Re
 
 async fn examine(config: &PostgresConfig, after: &SourceCursor) -> Result<Examined> {
     let session = Session::open(config).await?;
-    let known = KnownTables::default();
-    let config = &scope::resolve(&session, config, &known).await?.config;
     let (mut replication, identity) = connect_replication(config).await?;
+    // Which tables were read says the position; their names in the log are no matter here.
+    let (known, read) = (KnownTables::default(), after.system_id == identity.system_id);
+    let logged = Logged::new(&known, Some(after).filter(|_| read));
+    let config = &scope::resolve(&session, config, logged).await?.config;
     let facts = (identity, Some(after));
     let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
     Ok(Examined { gathered, replication, identity })

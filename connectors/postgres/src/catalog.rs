@@ -304,7 +304,7 @@ impl Catalog {
             None => Arc::new(fresh),
         };
         if self.known.get(oid).as_ref() != Some(&table) {
-            self.known.insert(Known { table: Arc::clone(&table), logged: false });
+            self.known.insert(Known::new(Arc::clone(&table), false));
         }
         let layout = RowLayout::new(Arc::clone(&table), codecs);
         let relation = Arc::new(Relation { table, layout, intake, wire });

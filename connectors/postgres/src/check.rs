@@ -25,7 +25,7 @@ use anabranch_core::{Error, Finding, Level, Result, SourceCursor, Table};
 
 use crate::catalog::{KnownTables, load_by_name};
 use crate::config::PostgresConfig;
-use crate::scope::{self, LeftOut};
+use crate::scope::{self, Logged, Scope, Unfit};
 use crate::server::Server;
 use crate::session::Session;
 use settings::Settings;
@@ -115,14 +115,14 @@ async fn look(
     let settings = Settings::read(&session).await?;
     let known = KnownTables::default();
     log.into_iter().flat_map(|log| &log.tables).for_each(|table| known.logged(Arc::clone(table)));
-    let scope = scope::resolve(&session, config, &known).await?;
-    findings.take("tables", scope.require_some(&known));
-    for LeftOut { name, why, .. } in &scope.left_out {
-        let finding = Finding::blocker(named(format!("table {name}, left out")), why, "");
-        findings.0.push(Finding { level: Level::Risk, ..finding });
+    let position = log.and_then(|log| log.position.as_ref());
+    let scope = scope::resolve(&session, config, Logged::new(&known, position)).await;
+    let scope = findings.take("tables", scope);
+    let config = scope.as_ref().map_or(config, |scope| &scope.config);
+    if let Some(scope) = &scope {
+        judge_scope(scope, position.is_none(), findings);
     }
-    let facts = Facts { config: &scope.config, log, known, session, server, settings };
-    let config = facts.config;
+    let facts = Facts { config, log, known, session, server, settings };
     server::judge(&facts.server, &facts.settings, config, findings);
     let looked = capacity::look(&facts, findings).await;
     findings.take("capacity", looked);
@@ -143,4 +143,17 @@ async fn look(
     let looked = failover::look(&facts, findings).await;
     findings.take("failover", looked);
     Ok(())
+}
+
+/// What is left out of schemas that are taken in.
+fn judge_scope(scope: &Scope, begins: bool, findings: &mut Findings) {
+    if begins {
+        findings.take("tables", scope.require_some());
+    }
+    for Unfit { name, why, .. } in &scope.unfit {
+        let finding = Finding::blocker(named(format!("table {name}, left out")), why, "");
+        findings.0.push(Finding { level: Level::Risk, ..finding });
+    }
+    let help = "look whether it is written right; what comes later is taken in then";
+    scope.strays.iter().for_each(|stray| findings.risk("tables", stray.clone(), help));
 }

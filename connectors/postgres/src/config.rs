@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anabranch_core::{Error, ErrorKind, Result, Secret};
+use anabranch_core::{Error, ErrorKind, Result, Secret, selection};
 use serde::Deserialize;
 use tokio_postgres::config::Host;
 
@@ -266,10 +266,20 @@ impl PostgresConfig {
         Ok(Endpoint { host, port, user, password, database, ssl, sql })
     }
 
+    /// Whether [`PostgresConfig::tables`] takes in `table`, as `schema.table`.
+    #[must_use]
+    pub fn takes_in(&self, table: &str) -> bool {
+        let parts = table.split_once('.');
+        parts.is_some_and(|(schema, name)| selection::takes_in(&self.tables, schema, name))
+    }
+
     /// The tables that are named one by one, split into schema and name.
     pub(crate) fn table_names(&self) -> Result<Vec<TableName>> {
-        let mut names =
-            self.named().iter().map(|text| TableName::parse(text)).collect::<Result<Vec<_>>>()?;
+        let mut names = self
+            .single_tables()
+            .iter()
+            .map(|text| TableName::parse(text))
+            .collect::<Result<Vec<_>>>()?;
         names.sort();
         Ok(names)
     }
@@ -323,7 +333,13 @@ impl PostgresConfig {
         self.validate_rules()?;
         self.wal_guard.validate()?;
         self.watchdog.validate()?;
-        self.validate_tables()
+        if self.tables.is_empty() {
+            return Err(config("a source without tables")
+                .with_help("name them in [source] tables, as \"schema.table\" or \"schema.*\""));
+        }
+        selection::validate(&self.tables).map_err(|(entry, why)| {
+            config(&format!("{entry:?} in [source] tables")).with_source(why)
+        })
     }
 
     /// Rules are for tables that are read, and whole.

@@ -1,153 +1,209 @@
 //! Which tables a source reads, where its configuration takes in whole schemas.
 //!
 //! ```text
-//! "shop.*" ─▶ published, or known to the log ─▶ fit to be read? ─ yes ─▶ a configuration with its name
-//!                                                             └─ no ──▶ left out, with a reason
+//! "shop.*" ─▶ read so far ───────────────────────────────────────▶ a configuration with its name
+//!         └─▶ published ──▶ fit to be read? ─ yes ───────────────▶ the same
+//!                                          └─ no ──▶ left out, with a reason
 //! ```
 //!
-//! The publication decides: what it publishes of the schema is read. A table that the log has is read as
-//! if it were named, so one that stops being published is never let go of in silence; one that the log has
-//! not is left out if anything is wrong with it, for somebody else's `CREATE TABLE` must not end a source.
+//! The publication decides: what it publishes of the schema is read. A table that was read so far is read as
+//! if it were named, so one that stops being published, or moves, is never let go of in silence. Any other
+//! is left out if anything is wrong with it: somebody else's `CREATE TABLE` must not end a source.
 
 use std::collections::BTreeSet;
 
-use anabranch_core::selection::{takes_in, whole_schema};
-use anabranch_core::{Error, ErrorKind, Result};
-use tokio_postgres::Client;
+use anabranch_core::selection::{excluded, takes_in, whole_schema};
+use anabranch_core::{Error, ErrorKind, Result, SourceCursor};
+use tokio_postgres::{Client, Row};
 
+use crate::blind;
 use crate::catalog::{Catalog, KnownTables, RawTable, Types, load_by_name};
 use crate::columns::RuleBook;
 use crate::config::{PostgresConfig, TableName};
 use crate::error::Context;
-use crate::membership;
 use crate::publication::{Publication, Wanted};
-use crate::{absent, blind};
 
 /// What is to be read now.
 pub(crate) struct Scope {
     /// The configuration with the name of each table.
     pub(crate) config: PostgresConfig,
-    pub(crate) left_out: Vec<LeftOut>,
+    pub(crate) unfit: Vec<Unfit>,
+    /// What the configuration says of schemas and tables that are not there.
+    pub(crate) strays: Vec<String>,
 }
 
-/// A table of a schema that is taken in, and why it is not read.
-pub(crate) struct LeftOut {
+/// A table of a schema that is taken in, and why it is left out.
+pub(crate) struct Unfit {
     pub(crate) oid: u32,
     pub(crate) name: String,
     pub(crate) why: Error,
 }
 
+/// What the log has of tables.
+#[derive(Debug)]
+pub(crate) struct Logged<'a> {
+    known: &'a KnownTables,
+    /// Oids of those that were read so far.
+    read: BTreeSet<u32>,
+    /// A history begins, and all of them are copied.
+    begins: bool,
+}
+
+impl<'a> Logged<'a> {
+    /// As of `after`, its position.
+    pub(crate) fn new(known: &'a KnownTables, after: Option<&SourceCursor>) -> Self {
+        let membership = after.and_then(|after| after.membership.as_ref());
+        let read = membership.map(|membership| membership.tables.oids().collect());
+        Self { known, read: read.unwrap_or_else(|| known.oids()), begins: false }
+    }
+
+    /// The same, where a history begins.
+    pub(crate) fn beginning(self) -> Self {
+        Self { begins: true, ..self }
+    }
+}
+
+impl PostgresConfig {
+    /// The tables that it names one by one.
+    pub(crate) fn single_tables(&self) -> BTreeSet<String> {
+        let is_one = |entry: &&String| excluded(entry).is_none() && whole_schema(entry).is_none();
+        self.tables.iter().filter(is_one).cloned().collect()
+    }
+
+    /// The schemas that it takes in.
+    pub(crate) fn schemas(&self) -> Vec<&str> {
+        self.tables.iter().filter_map(|entry| whole_schema(entry)).collect()
+    }
+
+    /// With these tables in place of those that it names one by one.
+    fn with_tables(&self, tables: BTreeSet<String>) -> Self {
+        let single = self.single_tables();
+        let others = self.tables.iter().filter(|entry| !single.contains(*entry)).cloned();
+        Self { tables: others.chain(tables).collect(), ..self.clone() }
+    }
+}
+
 impl Scope {
-    /// A log begins with a table, or the mistake would show only when rows are missed.
-    pub(crate) fn require_some(&self, known: &KnownTables) -> Result<()> {
-        if !self.config.named().is_empty() || !known.newest().is_empty() {
+    /// A history begins with a table, or the mistake would show only when rows are missed.
+    pub(crate) fn require_some(&self) -> Result<()> {
+        if !self.config.single_tables().is_empty() {
             return Ok(());
         }
-        let action = format!("begin with the tables of {}", schemas(&self.config).join(", "));
+        let action = format!("begin with the tables of {}", self.config.schemas().join(", "));
         let error = Error::new(ErrorKind::Config, action);
-        Err(match self.left_out.first() {
-            Some(LeftOut { why, .. }) => {
-                error.with_source(format!("none is fit: {}", why.report()))
-            }
+        Err(match self.unfit.first() {
+            Some(Unfit { why, .. }) => error.with_source(format!("none is fit: {}", why.report())),
             None => error
                 .with_source("there is none that is published")
                 .with_help("create or publish one, or name others in [source] tables"),
         })
     }
-}
 
-/// Names the tables that `config` takes in; the log has `known`.
-///
-/// # Errors
-///
-/// `Config` if a table that the log has is not where it was, `Transient` if the server cannot be asked.
-pub(crate) async fn resolve(
-    client: &Client,
-    config: &PostgresConfig,
-    known: &KnownTables,
-) -> Result<Scope> {
-    let mut named = config.named();
-    if schemas(config).is_empty() {
-        return Ok(Scope { config: with(config, named), left_out: Vec::new() });
+    /// Says what is left out, and why.
+    pub(crate) fn tell(&self) {
+        tell(&self.unfit);
+        self.strays.iter().for_each(|stray| tracing::warn!("{stray}"));
     }
-    require_in_place(client, config, known).await?;
-    let candidates = candidates(client, config, known).await?;
-    let (fit, left_out) = judge(client, config, (candidates, known)).await?;
-    named.extend(fit);
-    Ok(Scope { config: with(config, named), left_out })
-}
-
-/// Tables that came into the scope of `config` beside those that are read, and others that could not.
-///
-/// # Errors
-///
-/// `Transient` if the server cannot be asked.
-pub(crate) async fn news(
-    client: &Client,
-    config: &PostgresConfig,
-    (known, before): (&KnownTables, &[membership::Wanted]),
-) -> Result<(Vec<String>, Vec<LeftOut>)> {
-    if schemas(config).is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let mut new = candidates(client, config, known).await?;
-    let before: BTreeSet<u32> = before.iter().map(|(oid, _)| *oid).collect();
-    new.retain(|(oid, _)| !before.contains(oid));
-    judge(client, config, (new, known)).await
 }
 
 /// Says of tables why they are left out.
-pub(crate) fn tell(left_out: &[LeftOut]) {
-    for LeftOut { name, why, .. } in left_out {
+pub(crate) fn tell(unfit: &[Unfit]) {
+    for Unfit { name, why, .. } in unfit {
         tracing::warn!(table = name, "left out: {}", why.report());
     }
 }
 
-/// With these names in place of those it has: what else it takes in stays.
-fn with(config: &PostgresConfig, names: BTreeSet<String>) -> PostgresConfig {
-    let named = config.named();
-    let others = config.tables.iter().filter(|text| !named.contains(*text)).cloned();
-    PostgresConfig { tables: others.chain(names).collect(), ..config.clone() }
+/// Names the tables that `config` takes in.
+///
+/// # Errors
+///
+/// `Config` if a table that was read has another name now, by which it is not taken in, or its rules are
+/// not found; `Transient` if the server cannot be asked.
+pub(crate) async fn resolve(
+    client: &Client,
+    config: &PostgresConfig,
+    logged: Logged<'_>,
+) -> Result<Scope> {
+    let mut tables = config.single_tables();
+    if config.schemas().is_empty() {
+        return Ok(Scope { config: config.clone(), unfit: Vec::new(), strays: Vec::new() });
+    }
+    require_in_place(client, config, &logged).await?;
+    let candidates = candidates(client, config, &logged).await?;
+    let (read, new): (Vec<_>, Vec<_>) =
+        candidates.into_iter().partition(|(oid, _)| logged.read.contains(oid));
+    let (fit, unfit) = judge(client, config, (new, &logged)).await?;
+    // What is wrong with one that was read is for whoever reads it to say.
+    tables.extend(read.into_iter().map(|(_, name)| name.to_string()).chain(fit));
+    let mut strays = missing_schemas(client, config).await?;
+    let rules = config.columns.keys().chain(&config.append_only);
+    strays.extend(rules.filter(|table| !tables.contains(*table)).map(|table| {
+        format!("[source] has a rule for {table}, and no table of that name is read")
+    }));
+    Ok(Scope { config: config.with_tables(tables), unfit, strays })
 }
 
-fn schemas(config: &PostgresConfig) -> Vec<&str> {
-    config.tables.iter().filter_map(|text| whole_schema(text)).collect()
+/// Tables that came into the scope of `config` beside those with the oids `read`, by their names, and others
+/// that are not fit.
+///
+/// # Errors
+///
+/// `Transient` if the server cannot be asked, `Config` if a table went while it was.
+pub(crate) async fn news(
+    client: &Client,
+    config: &PostgresConfig,
+    (known, read): (&KnownTables, &BTreeSet<u32>),
+) -> Result<(Vec<String>, Vec<Unfit>)> {
+    let logged = Logged { known, read: BTreeSet::new(), begins: false };
+    let mut new = candidates(client, config, &logged).await?;
+    new.retain(|(oid, _)| !read.contains(oid));
+    judge(client, config, (new, &logged)).await
 }
 
-/// A table that the log has and somebody has renamed is not let go of, as if it had been dropped.
+/// A table that was read and has another name now is not let go of as if it had been dropped, and not read
+/// without the rules of its name.
 async fn require_in_place(
     client: &Client,
     config: &PostgresConfig,
-    known: &KnownTables,
+    logged: &Logged<'_>,
 ) -> Result<()> {
-    let logged = known.newest();
-    let ours = logged.iter().filter(|table| takes_in(&config.tables, &table.schema, &table.name));
-    let oids: Vec<u32> = ours.map(|table| table.oid).collect();
+    let oids: Vec<u32> = logged.read.iter().copied().collect();
     let query = "
         select c.oid, n.nspname::text, c.relname::text
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = any($1)";
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.oid = any($1) and c.relkind in ('r', 'p')";
     let rows = client.query(query, &[&oids]).await.doing(action)?;
-    for row in rows {
-        let (oid, schema, name): (u32, String, String) = (
-            row.try_get(0).doing(action)?,
-            row.try_get(1).doing(action)?,
-            row.try_get(2).doing(action)?,
-        );
-        let before = logged.iter().find(|table| table.oid == oid);
-        if let Some(before) = before.filter(|_| !takes_in(&config.tables, &schema, &name)) {
-            let before = TableName { schema: before.schema.clone(), name: before.name.clone() };
-            absent::obstacle(client, &before, &[oid]).await?.map_or(Ok(()), Err)?;
+    for (oid, now) in rows.iter().map(named).collect::<Result<Vec<_>, _>>().doing(action)? {
+        let before = logged.known.names(oid).into_iter().filter(|name| *name != now);
+        let is_out = !takes_in(&config.tables, &now.schema, &now.name);
+        let has_rule = |name: &TableName| {
+            let name = name.to_string();
+            config.columns.contains_key(&name) || config.append_only.contains(&name)
+        };
+        for name in before.filter(|name| takes_in(&config.tables, &name.schema, &name.name)) {
+            let error = Error::new(ErrorKind::Config, format!("go on with {name}"))
+                .with_source(format!("its name is {now} now"));
+            if is_out {
+                return Err(error.with_help(format!(
+                    "name it so in [source] tables: \"{now}\"; or let go of it: \"!{name}\""
+                )));
+            }
+            if has_rule(&name) && !has_rule(&now) {
+                return Err(
+                    error.with_help(format!("name it so where [source] has rules for {name}"))
+                );
+            }
         }
     }
     Ok(())
 }
 
-/// The oids and names of tables in the schemas that are published, or would be by a publication that is not
-/// there yet, or that the log has.
+/// The oids and names of tables in the schemas that are published, or would be by a publication that a new
+/// log begins with, or that were read so far.
 async fn candidates(
     client: &Client,
     config: &PostgresConfig,
-    known: &KnownTables,
+    logged: &Logged<'_>,
 ) -> Result<Vec<(u32, TableName)>> {
     let query = "
         with published as materialized (
@@ -156,8 +212,8 @@ async fn candidates(
           select c.oid, n.nspname, c.relname, c.relkind,
                  case when n.nspname || '.' || c.relname = any($4) then $3 else $2 end as publication
           from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = any($1) and c.relkind in ('r', 'p') and c.relpersistence = 'p'
-                and not c.relispartition)
+          where n.nspname = any($1) and c.relkind in ('r', 'p')
+                and (c.oid = any($5) or c.relpersistence = 'p' and not c.relispartition))
         select oid, nspname::text, relname::text from ours
         where oid = any($5)
            or (publication, nspname, relname) in (select * from published)
@@ -165,61 +221,57 @@ async fn candidates(
              select from pg_partition_tree(oid) t join pg_class leaf on leaf.oid = t.relid
              join pg_namespace n on n.oid = leaf.relnamespace
              where (publication, n.nspname, leaf.relname) in (select * from published))
-           or publication not in (select pubname from pg_publication)";
+           or $6 and publication not in (select pubname from pg_publication)";
     let (main, append) = (&config.publication, config.append_publication());
-    let logged: Vec<u32> = known.newest().iter().map(|table| table.oid).collect();
-    let schemas = schemas(config);
+    let read: Vec<u32> = logged.read.iter().copied().collect();
+    let (schemas, is_new) = (config.schemas(), logged.known.is_empty() && read.is_empty());
     let rows = client
-        .query(query, &[&schemas, main, &append, &config.append_only, &logged])
+        .query(query, &[&schemas, main, &append, &config.append_only, &read, &is_new])
         .await
         .doing(action)?;
-    let read = |row: &tokio_postgres::Row| {
-        let name = TableName { schema: row.try_get(1)?, name: row.try_get(2)? };
-        Ok((row.try_get(0)?, name))
-    };
-    let found = rows.iter().map(read).collect::<Result<Vec<_>, tokio_postgres::Error>>();
+    let found = rows.iter().map(named).collect::<Result<Vec<_>, _>>();
     let mut found = found.doing(action)?;
     found.retain(|(_, name)| takes_in(&config.tables, &name.schema, &name.name));
     Ok(found)
+}
+
+fn named(row: &Row) -> Result<(u32, TableName), tokio_postgres::Error> {
+    let name = TableName { schema: row.try_get(1)?, name: row.try_get(2)? };
+    Ok((row.try_get(0)?, name))
 }
 
 /// The names of those that can be read, and the others.
 async fn judge(
     client: &Client,
     config: &PostgresConfig,
-    (candidates, known): (Vec<(u32, TableName)>, &KnownTables),
-) -> Result<(Vec<String>, Vec<LeftOut>)> {
-    let (mut fit, mut left_out) = (Vec::new(), Vec::new());
+    (candidates, logged): (Vec<(u32, TableName)>, &Logged<'_>),
+) -> Result<(Vec<String>, Vec<Unfit>)> {
+    let (mut fit, mut unfit) = (Vec::new(), Vec::new());
     if candidates.is_empty() {
-        return Ok((fit, left_out));
+        return Ok((fit, unfit));
     }
     let names = candidates.iter().map(|(_, name)| name.to_string()).collect();
-    let (tables, types) = load_by_name(client, &with(config, names)).await?;
+    let (tables, types) = load_by_name(client, &config.with_tables(names)).await?;
     let mut publications = Vec::new();
     for name in config.publications() {
         publications.extend(Publication::read(client, config, &name).await?);
     }
     for table in tables {
-        // What is wrong with one that the log has is for whoever reads it to say.
-        let why = match known.get(table.oid) {
-            Some(_) => None,
-            None => obstacle((config, &publications), (&table, &types), known),
-        };
-        match why {
+        match obstacle((config, &publications), (&table, &types), logged) {
             None => fit.push(table.full_name()),
-            Some(why) => left_out.push(LeftOut { oid: table.oid, name: table.full_name(), why }),
+            Some(why) => unfit.push(Unfit { oid: table.oid, name: table.full_name(), why }),
         }
     }
-    Ok((fit, left_out))
+    Ok((fit, unfit))
 }
 
 fn obstacle(
     (config, publications): (&PostgresConfig, &[Publication]),
     (table, types): (&RawTable, &Types),
-    known: &KnownTables,
+    logged: &Logged<'_>,
 ) -> Option<Error> {
-    let rules = RuleBook::new(config);
-    let published = || {
+    let broken = || RuleBook::new(config).obstacles(table, types).into_iter().next();
+    let unpublished = || {
         let of = |publication: &Publication| {
             let wanted = Wanted::new(config, publication.name(), std::slice::from_ref(table));
             publication.obstacles(&wanted).into_iter().next()
@@ -227,17 +279,26 @@ fn obstacle(
         publications.iter().find_map(of)
     };
     let late = || {
-        let why = blind::obstacle(table, known).filter(|_| !known.has(table.oid))?;
+        let is_copied = logged.begins || logged.known.has(table.oid);
+        let why = blind::obstacle(table, logged.known).filter(|_| !is_copied)?;
         let action = format!("begin with {}", table.full_name());
         let help = format!("\"!{}\" in [source] tables leaves it out for good", table.full_name());
         Some(Error::new(ErrorKind::Config, action).with_source(why).with_help(help))
     };
-    let named = || {
+    let unspeakable = || {
         let catalog = Catalog::new(vec![], KnownTables::default());
         catalog.with_rules(RuleBook::new(config)).adopt(table, types).err()
     };
-    let broken = || rules.obstacles(table, types).into_iter().next();
-    table.obstacle().or_else(broken).or_else(published).or_else(late).or_else(named)
+    table.obstacle().or_else(broken).or_else(unpublished).or_else(late).or_else(unspeakable)
+}
+
+async fn missing_schemas(client: &Client, config: &PostgresConfig) -> Result<Vec<String>> {
+    let query = "
+        select format('[source] tables takes in %s.*, and there is no such schema', wanted)
+        from unnest($1::text[]) wanted
+        where not exists (select from pg_namespace where nspname = wanted)";
+    let rows = client.query(query, &[&config.schemas()]).await.doing(action)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().doing(action)
 }
 
 fn action() -> String {

@@ -36,7 +36,7 @@ use crate::incremental::{Requests, SnapshotRequests};
 use crate::loss::Acceptance;
 use crate::pgwire::{Durable, Identity, ReplicationConnection};
 use crate::publication::{Publication, Wanted};
-use crate::scope::{self, Scope};
+use crate::scope::{self, Logged, Scope};
 use crate::server::Server;
 use crate::session::Session;
 use crate::snapshot;
@@ -192,39 +192,40 @@ impl PostgresSource {
                 .with_help("promote it, or point [source] url at the primary"));
         }
         server.require(&self.config.application_name)?;
-        let scope = scope::resolve(&session, &self.config, &self.known).await?;
-        scope.require_some(&self.known)?;
-        let Scope { config, left_out } = scope;
-        scope::tell(&left_out);
-        let config = &Arc::new(config);
-        let (mut replication, identity) = connect_replication(config).await?;
+        let (mut replication, identity) = connect_replication(&self.config).await?;
         same_server(&server, identity)?;
         let facts = (identity, after.as_ref());
-        let mut gathered = Gathered::read(config, &session, &mut replication, facts).await?;
+        let mut scope = self.scope(&session, facts, false).await?;
+        let mut gathered = Gathered::read(&scope.config, &session, &mut replication, facts).await?;
         let witnesses = Witnesses {
             history: self.history.as_deref(),
             dropped: self.dropped.as_deref(),
             accepted: &self.accepted,
             stuck_at: self.stats.stuck_at(),
         };
-        let plan = plan::plan(config, &session, &mut gathered, after.as_ref(), witnesses).await?;
-        let (tables, types) = self.tables(&session, config).await?;
+        let plan =
+            plan::plan(&scope.config, &session, &mut gathered, after.as_ref(), witnesses).await?;
+        let (mut tables, mut types) = self.tables(&session, &scope.config).await?;
         let work = match &self.history {
             Some(history) if after.is_some() => history.open_work().await?,
             Some(_) | None => OpenWork::default(),
         };
-        let plan = finishable(plan, (&tables, &work.snapshots, after.as_ref()), &config.slot)?;
+        let plan = finishable(plan, (&tables, &work.snapshots, after.as_ref()), &self.config.slot)?;
         let begins = matches!(plan, Plan::Begin { .. });
+        if begins && !self.config.schemas().is_empty() {
+            scope = self.scope(&session, facts, true).await?;
+            (tables, types) = self.tables(&session, &scope.config).await?;
+        }
+        scope.tell();
+        let Scope { config, unfit, .. } = scope;
+        let config = &Arc::new(config);
         let mut missed = Vec::new();
         if let (false, Some(after)) = (begins, &after) {
             missed = blind::missed(&tables, &self.known, after)?;
         }
         check_publications(config, &session, &tables).await?;
-        let catalog = self.catalog(config, (&tables, &types), begins)?;
-        let columns = tables.iter().flat_map(RawTable::published_columns);
-        let codecs: Vec<Codec> =
-            columns.map(|column| types.codec(column.type_oid, column.typmod)).collect();
-        let binary = self.text_only.chooses_binary(config, &codecs);
+        let catalog = self.catalog((&tables, &types), begins)?;
+        let binary = self.chooses_binary(&tables, &types);
         let (out, inbox) = mpsc::channel(BATCHES_MAX);
         let (started, is_started) = watch::channel(false);
         let run = Run {
@@ -243,7 +244,7 @@ impl PostgresSource {
             requests: self.requests.clone(),
             work,
             missed,
-            left_out: left_out.into_iter().map(|left_out| left_out.oid).collect(),
+            unfit: unfit.into_iter().map(|unfit| unfit.oid).collect(),
             text_only: self.text_only.clone(),
             durable: Durable::default(),
             pulse: Pulse::default(),
@@ -253,39 +254,73 @@ impl PostgresSource {
         Ok((run, inbox, started))
     }
 
+    /// Whether the stream is to have its values in binary format.
+    fn chooses_binary(&self, tables: &[RawTable], types: &Types) -> bool {
+        let columns = tables.iter().flat_map(RawTable::published_columns);
+        let codecs: Vec<Codec> =
+            columns.map(|column| types.codec(column.type_oid, column.typmod)).collect();
+        self.text_only.chooses_binary(&self.config, &codecs)
+    }
+
+    /// The tables to be read. What the log does not have is judged anew `begins`: then it is copied.
+    async fn scope(
+        &self,
+        session: &Session,
+        (identity, after): (Identity, Option<&SourceCursor>),
+        begins: bool,
+    ) -> Result<Scope> {
+        let nothing = KnownTables::default();
+        // The numbers of tables mean nothing in another system.
+        let logged = match after {
+            Some(after) if after.system_id != identity.system_id => Logged::new(&nothing, None),
+            after => Logged::new(&self.known, after),
+        };
+        let logged = if begins { logged.beginning() } else { logged };
+        let scope = scope::resolve(session, &self.config, logged).await?;
+        if begins {
+            scope.require_some()?;
+        }
+        Ok(scope)
+    }
+
     /// The configured tables; each must be fit to be read, and be there unless it was dropped.
     async fn tables(
         &self,
         session: &Session,
         config: &PostgresConfig,
     ) -> Result<(Vec<RawTable>, Types)> {
-        let names = config.table_names()?;
+        let (named, names) = (self.config.single_tables(), config.table_names()?);
         let (tables, types) = load_by_name(session, config).await?;
         let book = RuleBook::new(config);
         let by_name = tables.iter().map(|table| (table.name(), table));
         let by_name: BTreeMap<TableName, &RawTable> = by_name.collect();
         for name in names {
+            let known = self.known.named(&name.schema, &name.name);
+            // It was fit a moment ago, and nobody has named it.
+            let is_passing = known.is_empty() && !named.contains(&name.to_string());
             let Some(table) = by_name.get(&name) else {
-                let known = self.known.named(&name.schema, &name.name);
+                if is_passing {
+                    return Err(passing(&name));
+                }
                 absent::obstacle(session, &name, &known).await?.map_or(Ok(()), Err)?;
                 tracing::warn!(table = %name, "{}; {}", absent::DROPPED, absent::LET_GO);
                 continue;
             };
-            table.require_readable()?;
-            book.obstacles(table, &types).into_iter().next().map_or(Ok(()), Err)?;
+            let broken = || book.obstacles(table, &types).into_iter().next();
+            match table.obstacle().or_else(broken) {
+                Some(_) if is_passing => return Err(passing(&name)),
+                Some(error) => return Err(error),
+                None => {}
+            }
         }
         Ok((tables, types))
     }
 
     /// The tables as they are, or, unless a history begins, as the log has them.
-    fn catalog(
-        &self,
-        config: &PostgresConfig,
-        (tables, types): (&[RawTable], &Types),
-        begins: bool,
-    ) -> Result<Catalog> {
-        let mut catalog = Catalog::new(config.table_names()?, self.known.clone())
-            .with_rules(RuleBook::new(config));
+    fn catalog(&self, (tables, types): (&[RawTable], &Types), begins: bool) -> Result<Catalog> {
+        // Another table of a name that a schema brought in is for the next look, as any that comes.
+        let mut catalog = Catalog::new(self.config.table_names()?, self.known.clone())
+            .with_rules(RuleBook::new(&self.config));
         for table in tables {
             if begins || !catalog.resume(table, types) {
                 catalog.adopt(table, types)?;
@@ -361,6 +396,11 @@ async fn check_publications(
         obstacle.map_or(Ok(()), Err)?;
     }
     Ok(())
+}
+
+fn passing(name: &TableName) -> Error {
+    Error::new(ErrorKind::Transient, format!("begin with {name}"))
+        .with_source("it came, went or was altered just now")
 }
 
 /// A connection for replication, and whom it leads to.

@@ -23,7 +23,7 @@ use crate::pgwire::WireError;
 use crate::publication;
 use crate::reread::Reread;
 use crate::row::RowWriter;
-use crate::scope::{self, LeftOut};
+use crate::scope;
 use crate::session::Session;
 use crate::source::{Item, Run};
 use crate::spool::Spool;
@@ -58,7 +58,9 @@ pub(crate) struct Streaming {
     text_only: TextOnly,
     out: mpsc::Sender<Item>,
     /// Oids of tables that were left out, and somebody was told of.
-    left_out: BTreeSet<u32>,
+    unfit: BTreeSet<u32>,
+    /// Where this stream has begun.
+    began_at: Lsn,
     /// When the last batch was handed over.
     handed_over: Instant,
     /// When the publication is looked at again.
@@ -99,7 +101,7 @@ impl Streaming {
             text_only,
             requests,
             work,
-            left_out,
+            unfit,
             ..
         } = run;
         // The log's position record says it, or nothing that the slot has not confirmed itself.
@@ -127,6 +129,7 @@ impl Streaming {
         }
         let incremental = Incremental::new(Arc::clone(&config), writer(), (requests, work));
         let ours = catalog.tables().iter().map(|table| table.oid).collect();
+        let began_at = cursor.confirm;
         let mut builder = BatchBuilder::new(cursor, config.batch_bytes_max);
         // What was announced before the last stop may not have reached the log.
         catalog.unlogged().into_iter().for_each(|table| builder.announce(table));
@@ -147,7 +150,8 @@ impl Streaming {
             binary,
             text_only,
             out,
-            left_out,
+            unfit,
+            began_at,
             handed_over: now,
             look_at: now + PUBLICATION_INTERVAL,
         })
@@ -369,28 +373,39 @@ impl Streaming {
         let action = || "look at the publication".to_owned();
         self.session.batch_execute(NO_WAIT).await.doing(action)?;
         let tables = membership::wanted(&self.catalog);
-        let looked = async { Ok((self.published(&tables).await?, self.news(&tables).await?)) };
-        let looked = looked.await;
+        let found = self.published(&tables).await;
+        let new = if found.is_ok() { self.news(&tables).await } else { Vec::new() };
         self.session.batch_execute("reset lock_timeout").await.doing(action)?;
-        let (found, (new, mut left_out)) = match looked {
+        match found {
             Err(error) if sql_cause(&error).is_some_and(is_taken) => return Ok(()),
-            looked => looked?,
-        };
-        if let Some(loss) = self.builder.look(&found) {
-            return Err(self.lost(loss));
+            found => self.builder.look(&found?).map_or(Ok(()), |loss| Err(self.lost(loss)))?,
         }
-        left_out.retain(|table| self.left_out.insert(table.oid));
-        scope::tell(&left_out);
-        if new.is_empty() {
+        // A run that never got anywhere would begin again for ever.
+        if new.is_empty() || self.builder.confirmed() <= self.began_at {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Transient, format!("begin with {}", new.join(", ")))
             .with_source("the publication has it now, so the stream begins again with it"))
     }
 
-    /// What came into the scope of the configuration since the stream began.
-    async fn news(&self, read: &[membership::Wanted]) -> Result<(Vec<String>, Vec<LeftOut>)> {
-        scope::news(&self.session, &self.config, (self.catalog.known(), read)).await
+    /// The names of tables that came into the scope of the configuration since the stream began. Whoever
+    /// alters or drops one just now is no matter of ours: the next look sees what became of it.
+    async fn news(&mut self, read: &[membership::Wanted]) -> Vec<String> {
+        if self.config.schemas().is_empty() {
+            return Vec::new();
+        }
+        let read = read.iter().map(|(oid, _)| *oid).collect();
+        match scope::news(&self.session, &self.config, (self.catalog.known(), &read)).await {
+            Ok((new, mut unfit)) => {
+                unfit.retain(|table| self.unfit.insert(table.oid));
+                scope::tell(&unfit);
+                new
+            }
+            Err(error) => {
+                tracing::debug!("{}; looking again later", error.report());
+                Vec::new()
+            }
+        }
     }
 
     /// By which rows the tables are published, all of them.

@@ -1,7 +1,7 @@
 //! Sources that take in whole schemas: what is published of them is read, and what comes later, too.
 
-use anabranch_core::{Error, ErrorKind, Finding, Level};
-use anabranch_postgres::{LogState, check};
+use anabranch_core::{Epoch, Error, ErrorKind, Finding, Level};
+use anabranch_postgres::{ColumnRules, LogState, OnLost, check};
 
 use crate::support::{Database, Follower, Replica, assert_equal};
 
@@ -51,14 +51,15 @@ async fn taken_in(database: &Database, mut follower: Follower, name: &str) -> Fo
     follower
 }
 
+fn log(replica: &Replica) -> LogState {
+    let tables = replica.tables.values().cloned().collect();
+    LogState { position: replica.cursor.clone(), tables }
+}
+
 /// What `check` says of a table that is left out.
 async fn left_out(database: &Database, replica: &Replica, name: &str) -> Finding {
-    let log = LogState {
-        position: replica.cursor.clone(),
-        tables: replica.tables.values().cloned().collect(),
-    };
     let subject = format!("source: table {name}, left out");
-    let found = check(&database.config, Some(&log)).await.into_iter();
+    let found = check(&database.config, Some(&log(replica))).await.into_iter();
     let mut found = found.filter(|found| found.level == Level::Risk && found.subject == subject);
     found.next().expect("a finding")
 }
@@ -149,10 +150,12 @@ async fn a_table_that_was_read_is_followed_or_named() {
     let error = refused(&database, replica.twin()).await;
     assert!(error.report().contains("ADD TABLE \"shop\".\"lines\""), "{error:?}");
     database
-        .run(
-            "alter publication anabranch add table shop.lines;
-             alter table shop.orders set schema public",
-        )
+        .run("alter publication anabranch drop table shop.orders; alter table shop.orders set unlogged")
+        .await;
+    let error = refused(&database, replica.twin()).await;
+    assert!(error.report().contains("SET LOGGED"), "{error:?}");
+    database
+        .run("alter table shop.orders set logged; alter table shop.orders set schema public")
         .await;
     let error = refused(&database, replica.twin()).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
@@ -167,18 +170,94 @@ async fn a_table_that_was_read_is_followed_or_named() {
     database.drop().await;
 }
 
+/// The log has the new name by the next start; the old one is what was to be read.
+#[tokio::test]
+async fn a_table_that_leaves_the_schema_while_it_is_read_is_named_at_the_next_start() {
+    let (mut database, mut follower) = followed("").await;
+    database
+        .run("alter table shop.orders set schema public; insert into orders values (900)")
+        .await;
+    follower.catch_up(&database).await;
+    assert_eq!(tables(&follower.replica), ["public.orders", "shop.lines", "shop.orders"]);
+    let replica = follower.release(&database).await;
+    let error = refused(&database, replica.twin()).await;
+    assert!(error.report().contains("its name is public.orders now"), "{error:?}");
+    let found = check(&database.config, Some(&log(&replica))).await;
+    let is_said = |found: &Finding| found.seen.contains("its name is public.orders now");
+    assert!(found.iter().any(is_said), "{found:?}");
+    assert!(found.iter().any(|found| found.subject == "source: slot"), "{found:?}");
+    let named = replica.twin();
+    named.log.stands_at(named.cursor.clone());
+    database.config.tables.push("!shop.orders".into());
+    let mut follower = Follower::start(&database, named).await;
+    follower.catch_up(&database).await;
+    drop(follower);
+    database.drop().await;
+}
+
+/// Rules are found by name: under another one, what is left out would come.
+#[tokio::test]
+async fn a_table_is_not_read_without_the_rules_of_its_old_name() {
+    let mut database = database("").await;
+    let rules = ColumnRules { exclude: vec!["note".into()], ..ColumnRules::default() };
+    database.config.columns.insert("shop.orders".into(), rules);
+    let mut follower = Follower::start(&database, Replica::default()).await;
+    follower.catch_up(&database).await;
+    database
+        .run("alter table shop.orders rename to sales; insert into shop.sales values (900)")
+        .await;
+    follower.catch_up(&database).await;
+    assert!(
+        follower
+            .replica
+            .tables
+            .values()
+            .all(|table| table.columns.len() != 2 || table.name == "lines")
+    );
+    let error = refused(&database, follower.release(&database).await).await;
+    assert!(error.report().contains("its name is shop.sales now"), "{error:?}");
+    database.drop().await;
+}
+
+/// A history that begins copies what is there, as if it had been named; and no more than was read.
+#[tokio::test]
+async fn a_history_that_begins_again_has_the_tables_of_the_schema() {
+    let (mut database, follower) = followed("").await;
+    let replica = follower.release(&database).await;
+    database
+        .run(
+            "select pg_drop_replication_slot(current_database()); drop publication anabranch;
+             drop table shop.lines; create table shop.lines (id int primary key);
+             insert into shop.lines values (5); create table shop.more (id int primary key)",
+        )
+        .await;
+    database.config.on_lost = OnLost::Snapshot;
+    let mut follower = Follower::start(&database, replica).await;
+    follower.catch_up(&database).await;
+    assert_eq!(follower.replica.cursor.as_ref().unwrap().epoch, Epoch(1));
+    let published =
+        "select string_agg(tablename, ',' order by tablename) from pg_publication_tables";
+    assert_eq!(database.text(published).await, "orders", "nobody has published the others");
+    database.run("alter publication anabranch add table shop.lines").await;
+    drop(follower);
+    database.drop().await;
+}
+
 /// A table of a name that the log has ends nothing: whoever made it may not know of us.
 #[tokio::test]
 async fn a_table_that_is_created_again_is_left_out() {
     let (database, mut follower) = followed("").await;
-    database.run("drop table shop.lines").await;
-    let replica = follower.release(&database).await;
+    // While it is read, and while it is not.
     database
         .run(
-            "create table shop.lines (id int primary key);
-             alter publication anabranch add table shop.lines; insert into shop.orders values (901)",
+            "drop table shop.lines; create table shop.lines (id int primary key);
+             alter publication anabranch add table shop.lines; insert into shop.lines values (5);
+             insert into shop.orders values (901)",
         )
         .await;
+    follower.catch_up(&database).await;
+    let replica = follower.release(&database).await;
+    database.run("insert into shop.lines values (6)").await;
     follower = Follower::start(&database, replica).await;
     follower.catch_up(&database).await;
     let found = left_out(&database, &follower.replica, "shop.lines").await;

@@ -1,33 +1,53 @@
 //! The tables that the log has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anabranch_core::Table;
+
+use crate::table_name::TableName;
 
 /// The newest version of each table that the log knows, or will know with the next batch. It
 /// outlives a catalog, so that a number never means two shapes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownTables(Arc<Mutex<HashMap<u32, Known>>>);
 
+/// Names that a table has had: the log has a topic of each.
+type Names = BTreeSet<TableName>;
+
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) table: Arc<Table>,
     /// The log itself has said so.
     pub(super) logged: bool,
+    pub(super) names: Names,
+}
+
+impl Known {
+    pub(super) fn new(table: Arc<Table>, logged: bool) -> Self {
+        let name = TableName { schema: table.schema.clone(), name: table.name.clone() };
+        Self { table, logged, names: Names::from([name]) }
+    }
 }
 
 impl KnownTables {
     /// Takes `table`, which the log holds, unless a newer version of it is known.
     pub(crate) fn logged(&self, table: Arc<Table>) {
-        self.insert(Known { table, logged: true });
+        self.insert(Known::new(table, true));
     }
 
-    pub(super) fn insert(&self, fresh: Known) {
+    pub(super) fn insert(&self, mut fresh: Known) {
         let mut tables = self.lock();
         let oid = fresh.table.oid;
-        if tables.get(&oid).is_none_or(|known| known.table.version <= fresh.table.version) {
-            tables.insert(oid, fresh);
+        match tables.get_mut(&oid) {
+            Some(known) if known.table.version > fresh.table.version => {
+                known.names.append(&mut fresh.names);
+            }
+            Some(known) => {
+                fresh.names.append(&mut known.names);
+                *known = fresh;
+            }
+            None => drop(tables.insert(oid, fresh)),
         }
     }
 
@@ -35,9 +55,18 @@ impl KnownTables {
         self.lock().get(&oid).map(|known| Arc::clone(&known.table))
     }
 
-    /// All of them.
-    pub(crate) fn newest(&self) -> Vec<Arc<Table>> {
-        self.lock().values().map(|known| Arc::clone(&known.table)).collect()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(crate) fn oids(&self) -> BTreeSet<u32> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// The names that table `oid` has, or had.
+    pub(crate) fn names(&self, oid: u32) -> Vec<TableName> {
+        let tables = self.lock();
+        tables.get(&oid).into_iter().flat_map(|known| known.names.iter().cloned()).collect()
     }
 
     /// Whether the log has said that it holds this version.
@@ -54,13 +83,12 @@ impl KnownTables {
         tables.is_empty() || tables.contains_key(&oid)
     }
 
-    /// The oids of the tables of this name that the log has.
+    /// The oids of the tables that have, or had, this name in the log.
     pub(crate) fn named(&self, schema: &str, name: &str) -> Vec<u32> {
+        let name = TableName { schema: schema.to_owned(), name: name.to_owned() };
         let tables = self.lock();
-        let named = tables
-            .values()
-            .filter(|known| known.table.schema == schema && known.table.name == name);
-        named.map(|known| known.table.oid).collect()
+        let named = tables.iter().filter(|(_, known)| known.names.contains(&name));
+        named.map(|(oid, _)| *oid).collect()
     }
 
     /// A panic elsewhere cannot leave the map half changed.

@@ -188,7 +188,7 @@ const TABLES: &str = "
            pk.indkey::int2[] as pk_columns, pk.indimmediate as pk_immediate,
            ri.indkey::int2[] as ri_columns, ri.indimmediate as ri_immediate,
            pk.indnkeyatts as pk_count, ri.indnkeyatts as ri_count,
-           has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as may_select,
+           coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false) as may_select,
            row_security_active(c.oid) as is_row_secured,
            case when c.relkind = 'p' then array(
              select distinct leaf.relreplident::text from pg_partition_tree(c.oid) t

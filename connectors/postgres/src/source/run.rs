@@ -54,7 +54,7 @@ pub(crate) struct Run {
     /// Tables that nobody read for a while: their oids and names.
     pub(crate) missed: Vec<(u32, String)>,
     /// Oids of tables that were left out, and somebody was told of.
-    pub(crate) left_out: BTreeSet<u32>,
+    pub(crate) unfit: BTreeSet<u32>,
     pub(crate) text_only: TextOnly,
     pub(crate) durable: Durable,
     pub(crate) pulse: Pulse,
