@@ -139,7 +139,9 @@ impl Config {
         for (name, sink) in &self.sinks {
             let list = sink.tables.as_deref().unwrap_or_default();
             selection::validate(list).map_err(|(entry, why)| {
-                wrong(format!("use {entry:?} in [sinks.{name}] tables")).with_source(why)
+                wrong(format!("use {entry:?} in [sinks.{name}] tables"))
+                    .with_source(why)
+                    .with_help("write them as in [source] tables")
             })?;
             if let Some(table) = list.iter().find(|table| !self.has(table)) {
                 return Err(wrong(format!("follow table {table} in [sinks.{name}]"))

@@ -338,7 +338,9 @@ impl PostgresConfig {
                 .with_help("name them in [source] tables, as \"schema.table\" or \"schema.*\""));
         }
         selection::validate(&self.tables).map_err(|(entry, why)| {
-            config(&format!("{entry:?} in [source] tables")).with_source(why)
+            config(&format!("{entry:?} in [source] tables")).with_source(why).with_help(
+                "write \"schema.table\", \"schema.*\", or \"!schema.table\" to leave it out",
+            )
         })
     }
 

@@ -5,9 +5,9 @@
 //! stream ── low edge · changes · high edge ─▶ rows that did not change in between ─▶ the batch
 //! ```
 //!
-//! A row of a chunk stands at the high edge, above every transaction before that. *Why that is
-//! right:* the chunk's snapshot was taken between the edges, so it has no transaction that committed
-//! after the high edge. It must see every one that was delivered before the low edge, or it is read
+//! A row of a chunk stands within the high edge, above every transaction before that and below every one
+//! after it, whose commit may begin where the edge ends. *Why that is right:* the chunk's snapshot was
+//! taken between the edges, so it has no transaction that committed after the high edge. It must see every one that was delivered before the low edge, or it is read
 //! again ([`recent`]). Of what committed in between it may see anything: rows that changed there are
 //! left to the stream. What remains is the row as it was all the time between the edges.
 //!
@@ -363,7 +363,7 @@ impl Incremental {
         builder.record(record);
     }
 
-    /// An edge of a chunk came in the stream, at `lsn`.
+    /// An edge of a chunk came in the stream; `lsn` is where it ends.
     pub(crate) fn edge(
         &mut self,
         edge: ChunkEdge,

@@ -422,7 +422,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// Bytes of a batch: three are in memory, one with us, one that waits and one that is written.
+/// Bytes of a batch: four are in memory, one with us, one that waits here, one in the loop and one that
+/// is written.
 fn batch_bytes(run: &Run) -> usize {
     run.config.batch_bytes_max.div_ceil(3)
 }

@@ -258,6 +258,41 @@ async fn under_every_kind_of_change_it_ends_equal() {
     database.drop().await;
 }
 
+/// A commit record may begin where the high edge ends: it is above the rows of the chunk, and comes after
+/// a stop just there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_right_behind_an_edge_is_not_passed_over() {
+    let database = Database::new(TABLE, &["public.t"]).await;
+    let mut follower = followed(&database).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for writer in 1..=4 {
+        let (client, stop) = (database.connect().await, Arc::clone(&stop));
+        client.batch_execute("set synchronous_commit = off").await.unwrap();
+        writers.push(tokio::spawn(async move {
+            let mut id = writer * 10_000_000;
+            while !stop.load(Ordering::Relaxed) {
+                id += 1;
+                client.batch_execute(&format!("insert into t values ({id})")).await.unwrap();
+            }
+        }));
+    }
+    for _ in 0..30 {
+        let asked = request("public.t", SnapshotScope::Keys(vec![vec!["7".into()]]));
+        follower.ask(std::slice::from_ref(&asked));
+        follower.ended(&asked).await;
+        follower = Follower::start(&database, follower.release(&database).await).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    follower.catch_up(&database).await;
+    assert_equal(&follower, &database, "what was written meanwhile").await;
+    drop(follower);
+    database.drop().await;
+}
+
 /// Old rows have the default of a new column without a word in the WAL.
 #[tokio::test]
 async fn the_default_of_a_new_column_comes_with_a_snapshot() {

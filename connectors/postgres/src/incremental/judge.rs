@@ -20,7 +20,7 @@ use crate::row::RowWriter;
 use crate::transaction::Draft;
 
 impl Incremental {
-    /// The high edge of the chunk of `job` came, at `lsn`.
+    /// The high edge of the chunk of `job` came; `lsn` is where it ends.
     pub(super) fn high_edge(
         &mut self,
         place: usize,
@@ -88,9 +88,8 @@ impl Incremental {
             self.keep(record, builder);
         }
         builder.count();
-        // Within the message: no keepalive and no transaction ever ends there, so no other batch has
-        // this position.
-        builder.border(Lsn(lsn.0 + 1));
+        // The message ends there, and nothing else does: no batch before has this position.
+        builder.border(lsn);
     }
 }
 
@@ -113,11 +112,14 @@ impl Job {
         if known != Some(relation.table.version) {
             builder.announce(Arc::clone(&relation.table));
         }
-        let epoch = builder.epoch_at(lsn).ok_or_else(|| {
+        // Within the message, which is longer than that: the next record, which may be a commit, begins
+        // where it ends.
+        let commit_lsn = lsn.before();
+        let epoch = builder.epoch_at(commit_lsn).ok_or_else(|| {
             let why = "256 epochs have begun in this log";
             lost(format!("number rows at {lsn}"), why).with_help(Loss::EpochsUsedUp.help())
         })?;
-        let position = Position { epoch, commit_lsn: lsn, ordinal: 0 };
+        let position = Position { epoch, commit_lsn, ordinal: 0 };
         let mut rows =
             Copying::new(position, chunk.began_us, vec![]).with_writer(std::mem::take(writer));
         let read = read(&mut rows, chunk, &relation);

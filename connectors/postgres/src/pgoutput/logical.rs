@@ -13,7 +13,8 @@ pub(crate) struct Logical {
     /// It is part of its transaction, and comes only if that commits. Otherwise it comes at once,
     /// between transactions, whatever becomes of the one that wrote it.
     pub(crate) transactional: bool,
-    /// Where it begins: what committed before was sent before it.
+    /// Where its record ends, and the next one, which may be a commit, begins. What committed before was
+    /// sent before it.
     pub(crate) lsn: Lsn,
     /// What it is of our own.
     pub(crate) ours: Option<Ours>,

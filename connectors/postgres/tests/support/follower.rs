@@ -49,7 +49,8 @@ impl Replica {
                 let same = deleted && created || matches!(event.change, Change::Truncate);
                 let orderly = event.position > last || (event.position == last && same);
                 let is_sweep = matches!(event.change, Change::Sweep);
-                assert!(is_sweep || self.is_beside(&event, last) || orderly, "{event:?}");
+                let is_fine = is_sweep || self.is_beside(&event, last) || orderly;
+                assert!(is_fine, "{event:?} after {last:?}, {:?}", self.events.last());
             }
             let deleted = matches!(event.change, Change::Row { op: Op::Delete, .. });
             let truncated = matches!(event.change, Change::Truncate);
