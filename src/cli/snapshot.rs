@@ -107,11 +107,11 @@ fn texts(key: &str) -> Result<Vec<String>> {
 }
 
 async fn require_known(config: &Config, table: &String) -> Result<()> {
-    if config.source.tables.contains(table) {
-        return Ok(());
-    }
     if !config.source.takes_in(table) {
         return Err(refused(table).with_help("it must be in [source] tables, as \"schema.table\""));
+    }
+    if config.source.tables.contains(table) {
+        return Ok(());
     }
     let tables = anabranch_kafka::admin::tables(&config.kafka).await?;
     if tables.iter().any(|record| record.table.full_name() == *table) {

@@ -10,6 +10,9 @@ const ALL: &str = "*";
 /// Whether `list` takes in the table `schema.name`. What is left out is left out wherever it stands.
 #[must_use]
 pub fn takes_in(list: &[String], schema: &str, name: &str) -> bool {
+    if name == ALL || excluded(schema).is_some() {
+        return false;
+    }
     let is = |text: &str| text.split_once('.') == Some((schema, name));
     let is_in = |text: &String| is(text) || whole_schema(text) == Some(schema);
     let is_out = |text: &String| excluded(text).is_some_and(is);
@@ -77,6 +80,8 @@ mod tests {
             ("shop", "audit.old", true),
             ("shopping", "orders", false),
             ("other", "t", false),
+            ("shop", "*", false),
+            ("!shop", "audit", false),
         ];
         for (schema, name, expected) in cases {
             assert_eq!(takes_in(&names, schema, name), expected, "{schema}.{name}");

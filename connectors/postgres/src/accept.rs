@@ -27,6 +27,8 @@ pub struct Diagnosis {
 
 /// What the server says of a log's position.
 struct Examined {
+    /// With the name of each table.
+    config: PostgresConfig,
     gathered: Gathered,
     replication: ReplicationConnection,
     identity: Identity,
@@ -44,7 +46,9 @@ pub async fn diagnose(
     after: &SourceCursor,
     dropped: Option<&dyn DroppedSlots>,
 ) -> Result<Option<Diagnosis>> {
-    let Examined { mut gathered, mut replication, identity } = examine(config, after).await?;
+    let Examined { config, mut gathered, mut replication, identity } =
+        examine(config, after).await?;
+    let config = &config;
     if let Some(error) = gathered.in_use() {
         return Err(error.with_help(
             "while the slot is read there is nothing to accept: `anabranch status` says how the source \
@@ -72,19 +76,24 @@ pub async fn diagnose(
 
 /// How a source would go on after `after`, as far as can be told without reading from the slot.
 pub(crate) async fn foresee(config: &PostgresConfig, after: &SourceCursor) -> Result<Decision> {
-    examine(config, after).await?.gathered.facts(config, Some(after)).decide()
+    let Examined { config, gathered, .. } = examine(config, after).await?;
+    gathered.facts(&config, Some(after)).decide()
 }
 
 async fn examine(config: &PostgresConfig, after: &SourceCursor) -> Result<Examined> {
     let session = Session::open(config).await?;
     let (mut replication, identity) = connect_replication(config).await?;
     // Which tables were read says the position; their names in the log are no matter here.
-    let (known, read) = (KnownTables::default(), after.system_id == identity.system_id);
-    let logged = Logged::new(&known, Some(after).filter(|_| read));
-    let config = &scope::resolve(&session, config, logged).await?.config;
+    let nothing = KnownTables::default();
+    let logged = if after.system_id == identity.system_id {
+        Logged::new(&nothing, Some(after))
+    } else {
+        Logged::of_another_system(&nothing)
+    };
+    let config = scope::resolve(&session, config, logged).await?.config;
     let facts = (identity, Some(after));
-    let gathered = Gathered::read(config, &session, &mut replication, facts).await?;
-    Ok(Examined { gathered, replication, identity })
+    let gathered = Gathered::read(&config, &session, &mut replication, facts).await?;
+    Ok(Examined { config, gathered, replication, identity })
 }
 
 /// Whether the slot stands before a place where the publication did not exist. Peeks at the first

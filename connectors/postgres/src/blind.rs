@@ -4,6 +4,10 @@ use anabranch_core::{Error, ErrorKind, Result, SourceCursor};
 
 use crate::catalog::{KnownTables, RawTable};
 
+/// What keeps a table out that was created again.
+pub(crate) const ANOTHER: &str =
+    "the log has another table of that name: it was created again since";
+
 /// The oids and names of those of `tables` that the log, which has `known`, does not have as of
 /// `after`, a position of the stream.
 ///
@@ -42,5 +46,5 @@ pub(crate) fn obstacle(table: &RawTable, known: &KnownTables) -> Option<&'static
         );
     }
     let is_another = !known.has(table.oid) && !known.named(&table.schema, &table.table).is_empty();
-    is_another.then_some("the log has another table of that name: it was created again since")
+    is_another.then_some(ANOTHER)
 }

@@ -266,24 +266,6 @@ impl PostgresConfig {
         Ok(Endpoint { host, port, user, password, database, ssl, sql })
     }
 
-    /// Whether [`PostgresConfig::tables`] takes in `table`, as `schema.table`.
-    #[must_use]
-    pub fn takes_in(&self, table: &str) -> bool {
-        let parts = table.split_once('.');
-        parts.is_some_and(|(schema, name)| selection::takes_in(&self.tables, schema, name))
-    }
-
-    /// The tables that are named one by one, split into schema and name.
-    pub(crate) fn table_names(&self) -> Result<Vec<TableName>> {
-        let mut names = self
-            .single_tables()
-            .iter()
-            .map(|text| TableName::parse(text))
-            .collect::<Result<Vec<_>>>()?;
-        names.sort();
-        Ok(names)
-    }
-
     /// The publication of the append-only tables. PostgreSQL refuses an application's updates of a
     /// table without a key while any publication of it sends them, so these have one of their own.
     pub(crate) fn append_publication(&self) -> String {
@@ -292,8 +274,9 @@ impl PostgresConfig {
 
     /// The publications that the tables come through.
     pub(crate) fn publications(&self) -> Vec<String> {
-        let is_appended = |table: &String| self.append_only.contains(table);
-        let main = !self.tables.iter().all(is_appended);
+        let (tables, is_appended) =
+            (self.single_tables(), |table: &String| self.append_only.contains(table));
+        let main = tables.is_empty() || !tables.iter().all(is_appended);
         let append = !self.append_only.is_empty();
         let main = main.then(|| self.publication.clone());
         main.into_iter().chain(append.then(|| self.append_publication())).collect()
@@ -472,7 +455,16 @@ mod tests {
                 },
                 "hash_key",
             ),
-            (PostgresConfig { append_only: vec!["public.y".into()], ..good }, "public.y"),
+            (PostgresConfig { append_only: vec!["public.y".into()], ..good.clone() }, "public.y"),
+            (
+                PostgresConfig {
+                    tables: vec!["public.*".into()],
+                    columns: of("public.*"),
+                    hash_key: key(),
+                    ..good
+                },
+                "public.*",
+            ),
         ];
         for (config, needle) in cases {
             let report = config.validate().err().map(|error| error.report()).unwrap_or_default();

@@ -45,16 +45,24 @@ pub(crate) struct Logged<'a> {
     known: &'a KnownTables,
     /// Oids of those that were read so far.
     read: BTreeSet<u32>,
+    /// There is no log yet.
+    is_new: bool,
     /// A history begins, and all of them are copied.
     begins: bool,
 }
 
 impl<'a> Logged<'a> {
+    /// Of a log whose tables are those of another system, whose numbers mean nothing here.
+    pub(crate) fn of_another_system(nothing: &'a KnownTables) -> Self {
+        Self { known: nothing, read: BTreeSet::new(), is_new: false, begins: false }
+    }
+
     /// As of `after`, its position.
     pub(crate) fn new(known: &'a KnownTables, after: Option<&SourceCursor>) -> Self {
         let membership = after.and_then(|after| after.membership.as_ref());
         let read = membership.map(|membership| membership.tables.oids().collect());
-        Self { known, read: read.unwrap_or_else(|| known.oids()), begins: false }
+        let read = read.unwrap_or_else(|| known.oids());
+        Self { known, read, is_new: after.is_none(), begins: false }
     }
 
     /// The same, where a history begins.
@@ -64,6 +72,24 @@ impl<'a> Logged<'a> {
 }
 
 impl PostgresConfig {
+    /// Whether [`PostgresConfig::tables`] takes in `table`, as `schema.table`.
+    #[must_use]
+    pub fn takes_in(&self, table: &str) -> bool {
+        let parts = table.split_once('.');
+        parts.is_some_and(|(schema, name)| takes_in(&self.tables, schema, name))
+    }
+
+    /// The tables that are named one by one, split into schema and name.
+    pub(crate) fn table_names(&self) -> Result<Vec<TableName>> {
+        let mut names = self
+            .single_tables()
+            .iter()
+            .map(|text| TableName::parse(text))
+            .collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
     /// The tables that it names one by one.
     pub(crate) fn single_tables(&self) -> BTreeSet<String> {
         let is_one = |entry: &&String| excluded(entry).is_none() && whole_schema(entry).is_none();
@@ -79,7 +105,10 @@ impl PostgresConfig {
     fn with_tables(&self, tables: BTreeSet<String>) -> Self {
         let single = self.single_tables();
         let others = self.tables.iter().filter(|entry| !single.contains(*entry)).cloned();
-        Self { tables: others.chain(tables).collect(), ..self.clone() }
+        // A publication of append-only tables is asked for where there are some.
+        let append_only = self.append_only.iter().filter(|table| tables.contains(*table)).cloned();
+        let append_only = append_only.collect();
+        Self { tables: others.chain(tables).collect(), append_only, ..self.clone() }
     }
 }
 
@@ -154,7 +183,7 @@ pub(crate) async fn news(
     config: &PostgresConfig,
     (known, read): (&KnownTables, &BTreeSet<u32>),
 ) -> Result<(Vec<String>, Vec<Unfit>)> {
-    let logged = Logged { known, read: BTreeSet::new(), begins: false };
+    let logged = Logged { known, read: BTreeSet::new(), is_new: false, begins: false };
     let mut new = candidates(client, config, &logged).await?;
     new.retain(|(oid, _)| !read.contains(oid));
     judge(client, config, (new, &logged)).await
@@ -224,7 +253,7 @@ async fn candidates(
            or $6 and publication not in (select pubname from pg_publication)";
     let (main, append) = (&config.publication, config.append_publication());
     let read: Vec<u32> = logged.read.iter().copied().collect();
-    let (schemas, is_new) = (config.schemas(), logged.known.is_empty() && read.is_empty());
+    let (schemas, is_new) = (config.schemas(), logged.is_new);
     let rows = client
         .query(query, &[&schemas, main, &append, &config.append_only, &read, &is_new])
         .await
@@ -251,7 +280,8 @@ async fn judge(
         return Ok((fit, unfit));
     }
     let names = candidates.iter().map(|(_, name)| name.to_string()).collect();
-    let (tables, types) = load_by_name(client, &config.with_tables(names)).await?;
+    let config = &config.with_tables(names);
+    let (tables, types) = load_by_name(client, config).await?;
     let mut publications = Vec::new();
     for name in config.publications() {
         publications.extend(Publication::read(client, config, &name).await?);
@@ -279,8 +309,12 @@ fn obstacle(
         publications.iter().find_map(of)
     };
     let late = || {
-        let is_copied = logged.begins || logged.known.has(table.oid);
-        let why = blind::obstacle(table, logged.known).filter(|_| !is_copied)?;
+        if logged.begins || logged.known.has(table.oid) {
+            return None;
+        }
+        // Its topic is there, with rows of the other one.
+        let had_name = logged.known.has_name(&table.name()).then_some(blind::ANOTHER);
+        let why = blind::obstacle(table, logged.known).or(had_name)?;
         let action = format!("begin with {}", table.full_name());
         let help = format!("\"!{}\" in [source] tables leaves it out for good", table.full_name());
         Some(Error::new(ErrorKind::Config, action).with_source(why).with_help(help))

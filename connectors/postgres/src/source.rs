@@ -270,9 +270,10 @@ impl PostgresSource {
         begins: bool,
     ) -> Result<Scope> {
         let nothing = KnownTables::default();
-        // The numbers of tables mean nothing in another system.
         let logged = match after {
-            Some(after) if after.system_id != identity.system_id => Logged::new(&nothing, None),
+            Some(after) if after.system_id != identity.system_id => {
+                Logged::of_another_system(&nothing)
+            }
             after => Logged::new(&self.known, after),
         };
         let logged = if begins { logged.beginning() } else { logged };
@@ -295,20 +296,22 @@ impl PostgresSource {
         let by_name = tables.iter().map(|table| (table.name(), table));
         let by_name: BTreeMap<TableName, &RawTable> = by_name.collect();
         for name in names {
-            let known = self.known.named(&name.schema, &name.name);
-            // It was fit a moment ago, and nobody has named it.
-            let is_passing = known.is_empty() && !named.contains(&name.to_string());
+            // It was there, and fit, a moment ago.
+            let is_found = !named.contains(&name.to_string());
             let Some(table) = by_name.get(&name) else {
-                if is_passing {
+                if is_found {
                     return Err(passing(&name));
                 }
+                let known = self.known.named(&name.schema, &name.name);
                 absent::obstacle(session, &name, &known).await?.map_or(Ok(()), Err)?;
                 tracing::warn!(table = %name, "{}; {}", absent::DROPPED, absent::LET_GO);
                 continue;
             };
             let broken = || book.obstacles(table, &types).into_iter().next();
             match table.obstacle().or_else(broken) {
-                Some(_) if is_passing => return Err(passing(&name)),
+                Some(_) if is_found && self.known.get(table.oid).is_none() => {
+                    return Err(passing(&name));
+                }
                 Some(error) => return Err(error),
                 None => {}
             }

@@ -219,6 +219,23 @@ async fn a_table_is_not_read_without_the_rules_of_its_old_name() {
     database.drop().await;
 }
 
+/// It can be followed from the first start only; what the others need is not asked for, either.
+#[tokio::test]
+async fn a_rule_for_a_table_that_comes_too_late_changes_nothing() {
+    let (mut database, follower) = followed("").await;
+    let replica = follower.release(&database).await;
+    database.config.append_only = vec!["shop.keyless".into()];
+    let mut follower = Follower::start(&database, replica).await;
+    database.run("insert into shop.keyless values (1); insert into shop.orders values (900)").await;
+    follower.catch_up(&database).await;
+    assert_eq!(tables(&follower.replica), ["shop.lines", "shop.orders"]);
+    let found = check(&database.config, Some(&log(&follower.replica))).await;
+    let is_named = |found: &Finding| found.seen.contains("a rule for shop.keyless");
+    assert!(found.iter().any(is_named), "{found:?}");
+    drop(follower);
+    database.drop().await;
+}
+
 /// A history that begins copies what is there, as if it had been named; and no more than was read.
 #[tokio::test]
 async fn a_history_that_begins_again_has_the_tables_of_the_schema() {

@@ -55,10 +55,6 @@ impl KnownTables {
         self.lock().get(&oid).map(|known| Arc::clone(&known.table))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     pub(crate) fn oids(&self) -> BTreeSet<u32> {
         self.lock().keys().copied().collect()
     }
@@ -83,12 +79,18 @@ impl KnownTables {
         tables.is_empty() || tables.contains_key(&oid)
     }
 
-    /// The oids of the tables that have, or had, this name in the log.
+    /// The oids of the tables of this name that the log has.
     pub(crate) fn named(&self, schema: &str, name: &str) -> Vec<u32> {
-        let name = TableName { schema: schema.to_owned(), name: name.to_owned() };
         let tables = self.lock();
-        let named = tables.iter().filter(|(_, known)| known.names.contains(&name));
-        named.map(|(oid, _)| *oid).collect()
+        let named = tables
+            .values()
+            .filter(|known| known.table.schema == schema && known.table.name == name);
+        named.map(|known| known.table.oid).collect()
+    }
+
+    /// Whether a table has, or had, this name in the log.
+    pub(crate) fn has_name(&self, name: &TableName) -> bool {
+        self.lock().values().any(|known| known.names.contains(name))
     }
 
     /// A panic elsewhere cannot leave the map half changed.

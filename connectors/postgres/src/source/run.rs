@@ -147,6 +147,9 @@ impl Run {
 
     /// Makes it durable that a history begins, before anything of it exists.
     async fn announce(&mut self, epoch: Epoch) -> Result<SourceCursor> {
+        // Which tables were read so far, also after a crash.
+        let same = self.after.as_ref().filter(|at| at.system_id == self.identity.system_id);
+        let membership = same.and_then(|at| at.membership.clone());
         let cursor = SourceCursor {
             format: CURSOR_FORMAT,
             log: self.after.as_ref().map_or_else(Uuid::new_v4, |after| after.log),
@@ -160,7 +163,7 @@ impl Run {
             split: None,
             rereads: Rereads::default(),
             fork: None,
-            membership: None,
+            membership,
         };
         let batch = LogBatch { tables: self.catalog.tables(), ..LogBatch::default() };
         self.send(batch, cursor.clone()).await?;
