@@ -49,9 +49,10 @@ async fn a_gap_is_closed_by_a_snapshot_of_the_table() {
     let mut world = with_a_gap().await;
     let asked = world.must(&["snapshot", "public.t", "--key", "5", "--key", "7"]).await;
     assert!(asked.contains("anabranch snapshot status"), "{asked}");
-    status_says(&world, "done").await;
     world.run("UPDATE t SET v = 'seen' WHERE id = 1").await;
-    world.must(&["snapshot", "public.t"]).await;
+    let is_asked =
+        async || world.anabranch(&["snapshot", "public.t"]).await.status.code() == Some(0);
+    world.wait_until("the first one is over, and another is asked for", is_asked).await;
     // It is killed on its way, or before it, or after it.
     world.run("INSERT INTO t VALUES (6000, 'beside')").await;
     world.kill();
@@ -123,6 +124,7 @@ async fn snapshots_are_asked_for_changed_and_refused_by_name() {
         assert!(done.status.code() == Some(2) && text.contains(word), "{text}");
     };
     refused(&["snapshot", "public.nosuch"], "[source] tables").await;
+    refused(&["snapshot", "public.*"], "single tables").await;
     refused(&["snapshot", "public.log"], "append-only").await;
     refused(&["snapshot", "public.t", "--key", "[1"], "array of texts").await;
     refused(&["snapshot", "pause", "public.t"], "none waits or is under way").await;
@@ -130,6 +132,7 @@ async fn snapshots_are_asked_for_changed_and_refused_by_name() {
     world.must(&["snapshot", "pause"]).await;
     let status = world.must(&["snapshot", "status"]).await;
     assert_eq!(status.matches("paused").count(), 2, "{status}");
+    refused(&["snapshot", "public.t", "--key", "1"], "a snapshot of it waits").await;
     world.start();
     world.wait_equal_in(&["cache"]).await;
     world.must(&["snapshot", "resume", "public.other"]).await;

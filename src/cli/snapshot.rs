@@ -85,6 +85,7 @@ async fn ask(config: &Config, snapshot: Snapshot) -> Result<()> {
         }
     };
     let control = Control::open(config).await?;
+    require_none(config, &control, &tables).await?;
     for table in &tables {
         let (id, scope) = (Uuid::new_v4(), scope.clone());
         let table = table.clone();
@@ -92,6 +93,22 @@ async fn ask(config: &Config, snapshot: Snapshot) -> Result<()> {
         control.ask_snapshot(&config.source.slot, &request).await?;
     }
     print("asked for; `anabranch snapshot status` shows how far it is\n")
+}
+
+/// One that waits or is under way is not replaced, least of all a whole table by a few of its keys.
+async fn require_none(config: &Config, control: &Control, tables: &[String]) -> Result<()> {
+    // Without the log nobody knows what has ended.
+    let Ok(records) = records(config).await else { return Ok(()) };
+    let requests = control.snapshots(&config.source.slot).await?;
+    let (asked, _) = open(requests, &records, SnapshotChange::Cancel);
+    match asked.iter().find(|request| tables.contains(&request.table)) {
+        None => Ok(()),
+        Some(SnapshotRequest { table, .. }) => Err(refused(table)
+            .with_source("a snapshot of it waits, or is under way")
+            .with_help(format!(
+                "`anabranch snapshot status` shows how far that is; `anabranch snapshot cancel {table}` ends it"
+            ))),
+    }
 }
 
 /// The texts of a key's columns.
@@ -108,7 +125,9 @@ fn texts(key: &str) -> Result<Vec<String>> {
 
 async fn require_known(config: &Config, table: &String) -> Result<()> {
     if !config.source.takes_in(table) {
-        return Err(refused(table).with_help("it must be in [source] tables, as \"schema.table\""));
+        let help =
+            "name single tables, as \"schema.table\", of those that [source] tables takes in";
+        return Err(refused(table).with_help(help));
     }
     if config.source.tables.contains(table) {
         return Ok(());

@@ -109,7 +109,10 @@ impl Run {
     /// that they are read like any other.
     async fn catch_up(&mut self, cursor: SourceCursor) -> Result<()> {
         for (oid, table) in std::mem::take(&mut self.missed) {
-            tracing::warn!(table, "nobody read it for a while: reading it beside the stream");
+            tracing::info!(
+                table,
+                "it is new, or was not read for a while: reading it beside the stream"
+            );
             self.work.put(self.own_snapshot(oid, table, cursor.log));
         }
         let is_new = |record: &&TableSnapshot| record.by_itself && record.since.is_none();
