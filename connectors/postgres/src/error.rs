@@ -142,8 +142,8 @@ fn with_certificate_help(error: Error) -> Error {
 
 /// What a walsender says of the storage of a table that a transaction has made and rolled back, where
 /// it has looked for that before it knew: `.. filenumber`, before version 16 `.. filenode`. Only what
-/// is sent before its commit is looked at so early; another walsender knows better.
-const UNMAPPED: &str = "could not map filen";
+/// is sent before its commit is looked at so early, and at the same place each time.
+pub(crate) const UNMAPPED: &str = "could not map filen";
 
 /// What a SQLSTATE asks for, by itself.
 fn kind_of(code: &str) -> ErrorKind {

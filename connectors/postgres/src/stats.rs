@@ -1,6 +1,6 @@
 //! Figures of a running source, for `/status` and `/metrics`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::value::Misfit;
 #[derive(Debug)]
 pub struct SourceStats {
     began: Instant,
+    /// Transactions in progress cannot be sent: the next attempt asks for none.
+    waits_for_commits: AtomicBool,
     received_lsn: AtomicU64,
     durable_lsn: AtomicU64,
     wal_end: AtomicU64,
@@ -46,6 +48,7 @@ impl Default for SourceStats {
     fn default() -> Self {
         Self {
             began: Instant::now(),
+            waits_for_commits: AtomicBool::new(false),
             received_lsn: AtomicU64::default(),
             durable_lsn: AtomicU64::default(),
             wal_end: AtomicU64::default(),
@@ -207,6 +210,16 @@ impl SourceStats {
     /// Remembers a place that the slot cannot pass, for the next attempt.
     pub(crate) fn stuck(&self, epoch: Epoch, at: Lsn) {
         *lock(&self.stuck_at) = Some((epoch, at));
+    }
+
+    /// The server cannot send a transaction while it is in progress.
+    pub(crate) fn wait_for_commits(&self) {
+        self.waits_for_commits.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that has happened.
+    pub(crate) fn waits_for_commits(&self) -> bool {
+        self.waits_for_commits.load(Ordering::Relaxed)
     }
 
     /// What was remembered.
