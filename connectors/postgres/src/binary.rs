@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for BinaryFormat {
     }
 }
 
-/// Remembers over reconnections that binary has failed.
+/// Remembers over reconnections, and over sources with the same figures, that binary has failed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TextOnly(Arc<AtomicBool>);
 

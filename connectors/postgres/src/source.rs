@@ -123,8 +123,8 @@ impl PostgresSource {
             dropped: None,
             accepted: Vec::new(),
             requests: watch::channel(SnapshotRequests::default()).1,
+            text_only: stats.text_only(),
             stats,
-            text_only: TextOnly::default(),
             running: None,
         })
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::binary::TextOnly;
 use crate::snapshot::{CopyFigures, Progress};
 use crate::value::Misfit;
 
@@ -16,7 +17,9 @@ use crate::value::Misfit;
 #[derive(Debug)]
 pub struct SourceStats {
     began: Instant,
-    /// Transactions in progress cannot be sent: the next attempt asks for none.
+    /// What an attempt has found that the next ones must not ask for: a stream in binary format, and
+    /// transactions in progress.
+    text_only: TextOnly,
     waits_for_commits: AtomicBool,
     received_lsn: AtomicU64,
     durable_lsn: AtomicU64,
@@ -48,6 +51,7 @@ impl Default for SourceStats {
     fn default() -> Self {
         Self {
             began: Instant::now(),
+            text_only: TextOnly::default(),
             waits_for_commits: AtomicBool::new(false),
             received_lsn: AtomicU64::default(),
             durable_lsn: AtomicU64::default(),
@@ -210,6 +214,11 @@ impl SourceStats {
     /// Remembers a place that the slot cannot pass, for the next attempt.
     pub(crate) fn stuck(&self, epoch: Epoch, at: Lsn) {
         *lock(&self.stuck_at) = Some((epoch, at));
+    }
+
+    /// Whether binary has failed in any attempt.
+    pub(crate) fn text_only(&self) -> TextOnly {
+        self.text_only.clone()
     }
 
     /// The server cannot send a transaction while it is in progress.

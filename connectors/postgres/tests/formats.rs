@@ -288,6 +288,39 @@ async fn a_type_without_a_binary_form_turns_the_stream_to_text() {
     database.drop().await;
 }
 
+/// The stream sends every table of the publication, ours or not. The daemon makes another source for each
+/// attempt, which must not fail in the same way.
+#[tokio::test]
+async fn another_source_does_not_try_the_format_that_failed() {
+    let create = "create table v (id int primary key, at timestamp);
+                  create table other (id int primary key, acl aclitem[])";
+    let database = Database::new(create, &["public.v"]).await;
+    let config = config(&database, BinaryFormat::Auto, "b");
+    let mut follower = follow(&database, config.clone()).await;
+    assert!(is_binary(&database, &config.slot).await);
+    database
+        .run(
+            "alter publication anabranch add table other;
+             insert into other values (1, array[makeaclitem(10, 10, 'SELECT', false)]);
+             insert into v values (1, '2026-01-01')",
+        )
+        .await;
+    let error = follower.failure().await;
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    let stats = follower.source.stats();
+    let replica = follower.kill();
+    let mut source = PostgresSource::open_with(config.clone(), stats).await.unwrap();
+    source.know(replica.tables.values().cloned());
+    let cursor = replica.cursor.clone();
+    let mut follower = Follower::of(source, replica);
+    follower.source.seek(cursor).await.unwrap();
+    follower.catch_up(&database).await;
+    assert!(!is_binary(&database, &config.slot).await);
+    assert_eq!(follower.replica.letters(), "c");
+    drop(follower);
+    database.drop().await;
+}
+
 /// Unchanged values are read again by a key that came in binary.
 #[tokio::test]
 async fn rows_are_found_again_by_binary_keys() {
