@@ -84,13 +84,8 @@ async fn examine(config: &PostgresConfig, after: &SourceCursor) -> Result<Examin
     let session = Session::open(config).await?;
     let (mut replication, identity) = connect_replication(config).await?;
     // Which tables were read says the position; their names in the log are no matter here.
-    let nothing = KnownTables::default();
-    let logged = if after.system_id == identity.system_id {
-        Logged::new(&nothing, Some(after))
-    } else {
-        Logged::of_another_system(&nothing)
-    };
-    let config = scope::resolve(&session, config, logged).await?.config;
+    let logged = Logged::new(&KnownTables::default(), Some(after), identity.system_id);
+    let config = scope::resolve(&session, config, &logged).await?.config;
     let facts = (identity, Some(after));
     let gathered = Gathered::read(&config, &session, &mut replication, facts).await?;
     Ok(Examined { config, gathered, replication, identity })

@@ -114,18 +114,10 @@ async fn look(
     let server = Server::read(&session).await?;
     let settings = Settings::read(&session).await?;
     let known = KnownTables::default();
+    log.into_iter().flat_map(|log| &log.tables).for_each(|table| known.logged(Arc::clone(table)));
     let position = log.and_then(|log| log.position.as_ref());
-    let logged = match position {
-        Some(position) if position.system_id != server.system_id => {
-            Logged::of_another_system(&known)
-        }
-        position => {
-            let tables = log.into_iter().flat_map(|log| &log.tables);
-            tables.for_each(|table| known.logged(Arc::clone(table)));
-            Logged::new(&known, position)
-        }
-    };
-    let scope = scope::resolve(&session, config, logged).await;
+    let logged = Logged::new(&known, position, server.system_id);
+    let scope = scope::resolve(&session, config, &logged).await;
     let scope = findings.take("tables", scope);
     let config = scope.as_ref().map_or(config, |scope| &scope.config);
     if let Some(scope) = &scope {

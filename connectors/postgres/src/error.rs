@@ -79,7 +79,7 @@ pub(crate) fn from_wire(error: WireError, action: String) -> Error {
         WireError::Server(server) if server.code == UNDEFINED_FILE => {
             lost(action, format!("WAL that it needs is gone: {server}"))
         }
-        WireError::Server(server) if server.message.starts_with(UNMAPPED) => {
+        WireError::Server(_) if error.is_unmapped() => {
             Error::new(ErrorKind::Transient, action).with_source(error)
         }
         WireError::Server(server) => {
@@ -139,11 +139,6 @@ fn with_certificate_help(error: Error) -> Error {
         ErrorKind::Transient | ErrorKind::Rejected | ErrorKind::Lost | ErrorKind::Bug => error,
     }
 }
-
-/// What a walsender says of the storage of a table that a transaction has made and rolled back, where
-/// it has looked for that before it knew: `.. filenumber`, before version 16 `.. filenode`. Only what
-/// is sent before its commit is looked at so early, and at the same place each time.
-pub(crate) const UNMAPPED: &str = "could not map filen";
 
 /// What a SQLSTATE asks for, by itself.
 fn kind_of(code: &str) -> ErrorKind {

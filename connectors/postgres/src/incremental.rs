@@ -7,9 +7,10 @@
 //!
 //! A row of a chunk stands within the high edge, above every transaction before that and below every one
 //! after it, whose commit may begin where the edge ends. *Why that is right:* the chunk's snapshot was
-//! taken between the edges, so it has no transaction that committed after the high edge. It must see every one that was delivered before the low edge, or it is read
-//! again ([`recent`]). Of what committed in between it may see anything: rows that changed there are
-//! left to the stream. What remains is the row as it was all the time between the edges.
+//! taken between the edges, so it has no transaction that committed after the high edge. It must see
+//! every one that was delivered before the low edge, or it is read again ([`recent`]). Of what
+//! committed in between it may see anything: rows that changed there are left to the stream. What
+//! remains is the row as it was all the time between the edges.
 //!
 //! The progress of a snapshot is written with the rows that it counts, so it goes on where it was.
 //! At the end of a whole table, rows that the log had from before it and that it has not met are gone.

@@ -41,33 +41,40 @@ pub(crate) struct Unfit {
 
 /// What the log has of tables.
 #[derive(Debug)]
-pub(crate) struct Logged<'a> {
-    known: &'a KnownTables,
+pub(crate) struct Logged {
+    known: KnownTables,
     /// Oids of those that were read so far.
     read: BTreeSet<u32>,
-    /// There is no log yet.
-    is_new: bool,
-    /// A history begins, and all of them are copied.
-    begins: bool,
+    stage: Stage,
 }
 
-impl<'a> Logged<'a> {
-    /// Of a log whose tables are those of another system, whose numbers mean nothing here.
-    pub(crate) fn of_another_system(nothing: &'a KnownTables) -> Self {
-        Self { known: nothing, read: BTreeSet::new(), is_new: false, begins: false }
-    }
+/// Where a log stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// There is none yet.
+    New,
+    /// A history begins in it: all tables are copied.
+    Beginning,
+    /// It goes on.
+    GoingOn,
+}
 
-    /// As of `after`, its position.
-    pub(crate) fn new(known: &'a KnownTables, after: Option<&SourceCursor>) -> Self {
+impl Logged {
+    /// A log of the tables `known` as of its position `after`, for the system `system_id`: what was read
+    /// on another one has other numbers here.
+    pub(crate) fn new(known: &KnownTables, after: Option<&SourceCursor>, system_id: u64) -> Self {
+        let stage = if after.is_some() { Stage::GoingOn } else { Stage::New };
+        if after.is_some_and(|after| after.system_id != system_id) {
+            return Self { known: KnownTables::default(), read: BTreeSet::new(), stage };
+        }
         let membership = after.and_then(|after| after.membership.as_ref());
         let read = membership.map(|membership| membership.tables.oids().collect());
-        let read = read.unwrap_or_else(|| known.oids());
-        Self { known, read, is_new: after.is_none(), begins: false }
+        Self { known: known.clone(), read: read.unwrap_or_else(|| known.oids()), stage }
     }
 
     /// The same, where a history begins.
     pub(crate) fn beginning(self) -> Self {
-        Self { begins: true, ..self }
+        Self { stage: Stage::Beginning, ..self }
     }
 }
 
@@ -151,17 +158,17 @@ pub(crate) fn tell(unfit: &[Unfit]) {
 pub(crate) async fn resolve(
     client: &Client,
     config: &PostgresConfig,
-    logged: Logged<'_>,
+    logged: &Logged,
 ) -> Result<Scope> {
     let mut tables = config.single_tables();
     if config.schemas().is_empty() {
         return Ok(Scope { config: config.clone(), unfit: Vec::new(), strays: Vec::new() });
     }
-    require_in_place(client, config, &logged).await?;
-    let candidates = candidates(client, config, &logged).await?;
+    require_in_place(client, config, logged).await?;
+    let candidates = candidates(client, config, logged).await?;
     let (read, new): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|(oid, _)| logged.read.contains(oid));
-    let (fit, unfit) = judge(client, config, (new, &logged)).await?;
+    let (fit, unfit) = judge(client, config, (new, logged)).await?;
     // What is wrong with one that was read is for whoever reads it to say.
     tables.extend(read.into_iter().map(|(_, name)| name.to_string()).chain(fit));
     let mut strays = missing_schemas(client, config).await?;
@@ -183,7 +190,7 @@ pub(crate) async fn news(
     config: &PostgresConfig,
     (known, read): (&KnownTables, &BTreeSet<u32>),
 ) -> Result<(Vec<String>, Vec<Unfit>)> {
-    let logged = Logged { known, read: BTreeSet::new(), is_new: false, begins: false };
+    let logged = Logged { known: known.clone(), read: BTreeSet::new(), stage: Stage::GoingOn };
     let mut new = candidates(client, config, &logged).await?;
     new.retain(|(oid, _)| !read.contains(oid));
     judge(client, config, (new, &logged)).await
@@ -191,18 +198,14 @@ pub(crate) async fn news(
 
 /// A table that was read and has another name now is not let go of as if it had been dropped, and not read
 /// without the rules of its name.
-async fn require_in_place(
-    client: &Client,
-    config: &PostgresConfig,
-    logged: &Logged<'_>,
-) -> Result<()> {
+async fn require_in_place(client: &Client, config: &PostgresConfig, logged: &Logged) -> Result<()> {
     let oids: Vec<u32> = logged.read.iter().copied().collect();
     let query = "
         select c.oid, n.nspname::text, c.relname::text
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.oid = any($1) and c.relkind in ('r', 'p')";
     let rows = client.query(query, &[&oids]).await.doing(action)?;
-    for (oid, now) in rows.iter().map(named).collect::<Result<Vec<_>, _>>().doing(action)? {
+    for (oid, now) in rows.iter().map(oid_and_name).collect::<Result<Vec<_>, _>>().doing(action)? {
         let before = logged.known.names(oid).into_iter().filter(|name| *name != now);
         let is_out = !takes_in(&config.tables, &now.schema, &now.name);
         let has_rule = |name: &TableName| {
@@ -232,7 +235,7 @@ async fn require_in_place(
 async fn candidates(
     client: &Client,
     config: &PostgresConfig,
-    logged: &Logged<'_>,
+    logged: &Logged,
 ) -> Result<Vec<(u32, TableName)>> {
     let query = "
         with published as materialized (
@@ -253,18 +256,18 @@ async fn candidates(
            or $6 and publication not in (select pubname from pg_publication)";
     let (main, append) = (&config.publication, config.append_publication());
     let read: Vec<u32> = logged.read.iter().copied().collect();
-    let (schemas, is_new) = (config.schemas(), logged.is_new);
+    let (schemas, is_new) = (config.schemas(), logged.stage == Stage::New);
     let rows = client
         .query(query, &[&schemas, main, &append, &config.append_only, &read, &is_new])
         .await
         .doing(action)?;
-    let found = rows.iter().map(named).collect::<Result<Vec<_>, _>>();
+    let found = rows.iter().map(oid_and_name).collect::<Result<Vec<_>, _>>();
     let mut found = found.doing(action)?;
     found.retain(|(_, name)| takes_in(&config.tables, &name.schema, &name.name));
     Ok(found)
 }
 
-fn named(row: &Row) -> Result<(u32, TableName), tokio_postgres::Error> {
+fn oid_and_name(row: &Row) -> Result<(u32, TableName), tokio_postgres::Error> {
     let name = TableName { schema: row.try_get(1)?, name: row.try_get(2)? };
     Ok((row.try_get(0)?, name))
 }
@@ -273,7 +276,7 @@ fn named(row: &Row) -> Result<(u32, TableName), tokio_postgres::Error> {
 async fn judge(
     client: &Client,
     config: &PostgresConfig,
-    (candidates, logged): (Vec<(u32, TableName)>, &Logged<'_>),
+    (candidates, logged): (Vec<(u32, TableName)>, &Logged),
 ) -> Result<(Vec<String>, Vec<Unfit>)> {
     let (mut fit, mut unfit) = (Vec::new(), Vec::new());
     if candidates.is_empty() {
@@ -298,7 +301,7 @@ async fn judge(
 fn obstacle(
     (config, publications): (&PostgresConfig, &[Publication]),
     (table, types): (&RawTable, &Types),
-    logged: &Logged<'_>,
+    logged: &Logged,
 ) -> Option<Error> {
     let broken = || RuleBook::new(config).obstacles(table, types).into_iter().next();
     let unpublished = || {
@@ -309,12 +312,12 @@ fn obstacle(
         publications.iter().find_map(of)
     };
     let late = || {
-        if logged.begins || logged.known.has(table.oid) {
+        if logged.stage == Stage::Beginning || logged.known.has(table.oid) {
             return None;
         }
         // Its topic is there, with rows of the other one.
         let had_name = logged.known.has_name(&table.name()).then_some(blind::ANOTHER);
-        let why = blind::obstacle(table, logged.known).or(had_name)?;
+        let why = blind::obstacle(table, &logged.known).or(had_name)?;
         let action = format!("begin with {}", table.full_name());
         let help = format!("\"!{}\" in [source] tables leaves it out for good", table.full_name());
         Some(Error::new(ErrorKind::Config, action).with_source(why).with_help(help))

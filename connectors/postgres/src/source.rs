@@ -179,23 +179,30 @@ impl PostgresSource {
         Ok(())
     }
 
-    /// Connects, decides how to go on, and makes the run that does it.
-    async fn prepare(
-        &self,
-        after: Option<SourceCursor>,
-    ) -> Result<(Run, mpsc::Receiver<Item>, watch::Sender<bool>)> {
+    /// A session with a server that can be read from; a log that `has_begun` waits for a promotion.
+    async fn connect(&self, has_begun: bool) -> Result<(Session, Server)> {
         let session = Session::open(&self.config).await?;
         let server = Server::read(&session).await?;
-        if let (true, Some(_)) = (server.is_standby, &after) {
+        if server.is_standby && has_begun {
             return Err(Error::new(ErrorKind::Transient, "replicate from this server")
                 .with_source("it is a standby, and not promoted yet")
                 .with_help("promote it, or point [source] url at the primary"));
         }
         server.require(&self.config.application_name)?;
+        Ok((session, server))
+    }
+
+    /// Connects, decides how to go on, and makes the run that does it.
+    async fn prepare(
+        &self,
+        after: Option<SourceCursor>,
+    ) -> Result<(Run, mpsc::Receiver<Item>, watch::Sender<bool>)> {
+        let (session, server) = self.connect(after.is_some()).await?;
         let (mut replication, identity) = connect_replication(&self.config).await?;
         same_server(&server, identity)?;
         let facts = (identity, after.as_ref());
-        let mut scope = self.scope(&session, facts, false).await?;
+        let logged = Logged::new(&self.known, after.as_ref(), identity.system_id);
+        let mut scope = scope::resolve(&session, &self.config, &logged).await?;
         let mut gathered = Gathered::read(&scope.config, &session, &mut replication, facts).await?;
         let witnesses = Witnesses {
             history: self.history.as_deref(),
@@ -212,9 +219,12 @@ impl PostgresSource {
         };
         let plan = finishable(plan, (&tables, &work.snapshots, after.as_ref()), &self.config.slot)?;
         let begins = matches!(plan, Plan::Begin { .. });
-        if begins && !self.config.schemas().is_empty() {
-            scope = self.scope(&session, facts, true).await?;
+        if begins && after.is_some() && !self.config.schemas().is_empty() {
+            scope = scope::resolve(&session, &self.config, &logged.beginning()).await?;
             (tables, types) = self.tables(&session, &scope.config).await?;
+        }
+        if begins {
+            scope.require_some()?;
         }
         scope.tell();
         let Scope { config, unfit, .. } = scope;
@@ -262,28 +272,6 @@ impl PostgresSource {
         self.text_only.chooses_binary(&self.config, &codecs)
     }
 
-    /// The tables to be read. What the log does not have is judged anew `begins`: then it is copied.
-    async fn scope(
-        &self,
-        session: &Session,
-        (identity, after): (Identity, Option<&SourceCursor>),
-        begins: bool,
-    ) -> Result<Scope> {
-        let nothing = KnownTables::default();
-        let logged = match after {
-            Some(after) if after.system_id != identity.system_id => {
-                Logged::of_another_system(&nothing)
-            }
-            after => Logged::new(&self.known, after),
-        };
-        let logged = if begins { logged.beginning() } else { logged };
-        let scope = scope::resolve(session, &self.config, logged).await?;
-        if begins {
-            scope.require_some()?;
-        }
-        Ok(scope)
-    }
-
     /// The configured tables; each must be fit to be read, and be there unless it was dropped.
     async fn tables(
         &self,
@@ -321,7 +309,8 @@ impl PostgresSource {
 
     /// The tables as they are, or, unless a history begins, as the log has them.
     fn catalog(&self, (tables, types): (&[RawTable], &Types), begins: bool) -> Result<Catalog> {
-        // Another table of a name that a schema brought in is for the next look, as any that comes.
+        // Only names that a person wrote: another table of a name that a schema brought in is a new one, for
+        // the next look to judge, and no loss.
         let mut catalog = Catalog::new(self.config.table_names()?, self.known.clone())
             .with_rules(RuleBook::new(&self.config));
         for table in tables {

@@ -12,7 +12,7 @@ use crate::batch::BatchBuilder;
 use crate::binary::{NO_BINARY_FORM, TextOnly};
 use crate::catalog::{Catalog, load_by_oid};
 use crate::config::{OnLost, PostgresConfig, StreamingMode};
-use crate::error::{Context, UNMAPPED, from_wire, history_lost, lost, sql_cause};
+use crate::error::{Context, from_wire, history_lost, lost, sql_cause};
 use crate::feed::{Fed, Feed, FeedError};
 use crate::incremental::Incremental;
 use crate::locks::is_taken;
@@ -462,8 +462,7 @@ impl Streaming {
         {
             return self.text_only.fall_back(server.to_string());
         }
-        if matches!(&error, FeedError::Wire(WireError::Server(server)) if server.message.starts_with(UNMAPPED))
-        {
+        if matches!(&error, FeedError::Wire(wire) if wire.is_unmapped()) {
             tracing::warn!("transactions are read when they have committed from now on: {error}");
             self.stats.wait_for_commits();
         }

@@ -13,6 +13,8 @@ pub(super) const NOT_IN_STATE: &str = "55000";
 /// `undefined_object`: the code of the error that a slot does not exist, and up to PostgreSQL 17 of
 /// that a publication does not.
 const UNDEFINED_OBJECT: &str = "42704";
+/// How the message of a walsender begins that cannot say whose a table's storage is.
+const UNMAPPED: &str = "could not map filen";
 
 /// A message of the server: a tag and what it says.
 #[derive(Debug)]
@@ -59,6 +61,13 @@ pub(crate) enum WireError {
 }
 
 impl WireError {
+    /// Whether the walsender fell over the storage of a table that a transaction has made and rolled back:
+    /// `.. filenumber`, before version 16 `.. filenode`. It looks for that only where it sends a
+    /// transaction before its commit, and falls at the same place each time.
+    pub(crate) fn is_unmapped(&self) -> bool {
+        matches!(self, Self::Server(error) if error.message.starts_with(UNMAPPED))
+    }
+
     /// Whether the publication does not exist at the place in the WAL that was decoded.
     pub(crate) fn is_missing_publication(&self) -> bool {
         matches!(self, Self::PublicationSkipped(_))
